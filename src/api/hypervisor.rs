@@ -1,0 +1,272 @@
+//! `Hypervisor`: a libvirt host of the site.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::Bytes;
+
+/// A host that runs libvirtd and QEMU, and nothing of ours.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "cascina.dev",
+    version = "v1alpha1",
+    kind = "Hypervisor",
+    shortname = "hv",
+    category = "cascina",
+    status = "HypervisorStatus",
+    derive = "PartialEq",
+    printcolumn(name = "CLASS", type_ = "string", json_path = ".spec.class"),
+    printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "CPU-ALLOC", type_ = "string", json_path = ".status.cpuAllocation"),
+    printcolumn(name = "MEM-ALLOC", type_ = "string", json_path = ".status.memoryAllocation"),
+    printcolumn(name = "MACHINES", type_ = "integer", json_path = ".status.machines"),
+    printcolumn(name = "LIBVIRT", type_ = "string", json_path = ".status.libvirtVersion"),
+    printcolumn(name = "QEMU", type_ = "string", json_path = ".status.qemuVersion"),
+    printcolumn(
+        name = "REASON",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].reason",
+        priority = 1
+    ),
+    printcolumn(name = "URI", type_ = "string", json_path = ".spec.uri", priority = 1),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!self.uri.startsWith('qemu+tcp:') || (has(self.insecure) && self.insecure)")
+        .message("spec.uri: qemu+tcp gives everybody on the network root on the host; use qemu+tls or qemu+ssh, or set spec.insecure: true in a lab"),
+    validation = Rule::new("!(self.uri.startsWith('qemu+tls:') || self.uri.startsWith('qemu+ssh:')) || has(self.credentialsSecretRef)")
+        .message("spec.credentialsSecretRef: qemu+tls needs a Secret of type kubernetes.io/tls with ca.crt, qemu+ssh one of type kubernetes.io/ssh-auth"),
+    validation = Rule::new("self.class != 'Worker' || !has(self.networks.public)")
+        .message("spec.networks.public: only hosts of class Service carry public networks"),
+    validation = Rule::new("!has(self.maintenance) || self.maintenance != 'Drain'")
+        .message("spec.maintenance: Drain is not available in this version; use Cordon and halt or delete the machines")
+)]
+pub struct HypervisorSpec {
+    /// How libvirtd is reached: `qemu+tls://HOST/system`, `qemu+ssh://USER@HOST/system`, or `qemu+tcp://` with `insecure`.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self.matches('^qemu[+](tls|ssh|tcp)://([A-Za-z0-9_.-]{1,64}@)?([A-Za-z0-9.-]+|\\\\[[0-9a-fA-F:]+\\\\])(:[0-9]{1,5})?/system$')").message("must look like qemu+tls://HOST/system; parameters are not accepted"))]
+    pub uri: String,
+    /// Secret in the operator's namespace with the client certificate (`kubernetes.io/tls` with `ca.crt`) or key (`kubernetes.io/ssh-auth` with `known_hosts`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+    /// Admits `qemu+tcp`, which is neither encrypted nor authenticated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub insecure: bool,
+    /// Worker hosts have local disks and cattle; Service hosts a shared pool, migration and public networks.
+    #[serde(default)]
+    pub class: HypervisorClass,
+    /// Whether guests run under KVM or in emulation; never guessed.
+    #[serde(default)]
+    pub virtualization: Virtualization,
+    /// The bridges of the host that carry guests.
+    pub networks: HypervisorNetworks,
+    /// Where volumes live.
+    pub storage: HypervisorStorage,
+    /// What the host has, where libvirt reports it wrongly or only a share is given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Capacity>,
+    /// Kept back for the host itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reserved: Option<Capacity>,
+    /// How far beyond what is there machines may be promised.
+    #[serde(default)]
+    pub overcommit: Overcommit,
+    /// Address at which other hosts reach this one for migration; absent: the host of the URI.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[A-Za-z0-9.:-]+$"))]
+    pub migration_address: Option<String>,
+    /// `Cordon` keeps new machines away.
+    #[serde(default)]
+    pub maintenance: Maintenance,
+}
+
+/// A Secret in the operator's own namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Name of the Secret.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+}
+
+/// What a host is for.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum HypervisorClass {
+    /// Local disks, replaceable machines.
+    #[default]
+    Worker,
+    /// Shared pool, live migration, public networks.
+    Service,
+}
+
+/// How guests execute.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Virtualization {
+    /// Hardware virtualisation.
+    #[default]
+    #[serde(rename = "KVM")]
+    Kvm,
+    /// QEMU's own translator, for laboratories.
+    Emulated,
+}
+
+/// The bridges that carry guests.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct HypervisorNetworks {
+    /// Carries the farms.
+    pub private: HypervisorNetwork,
+    /// Carries public addresses; Service hosts only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public: Option<HypervisorNetwork>,
+}
+
+/// A bridge of the host.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct HypervisorNetwork {
+    /// Name of the bridge device; it has no address and `no_linklocal_learn` set.
+    #[schemars(length(min = 1, max = 15), regex(pattern = r"^[A-Za-z0-9_.-]+$"))]
+    pub bridge: String,
+}
+
+/// Where volumes live.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct HypervisorStorage {
+    /// Name of an active libvirt storage pool.
+    #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
+    pub pool: String,
+    /// Hosts with the same name here see the same volumes; absent: the pool is the host's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub shared: Option<String>,
+}
+
+/// An amount of what machines use; absent fields say nothing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Capacity {
+    /// CPUs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 65536))]
+    pub cpu: Option<i32>,
+    /// Memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
+    /// Space for volumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Bytes>,
+}
+
+/// Ratios of what may be promised to what is there.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+pub struct Overcommit {
+    /// Virtual CPUs per CPU.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.1, max = 64.0))]
+    pub cpu: f64,
+    /// Guest memory per memory.
+    #[serde(default = "one")]
+    #[schemars(range(min = 0.1, max = 4.0))]
+    pub memory: f64,
+}
+
+impl Default for Overcommit {
+    fn default() -> Self {
+        Self { cpu: one(), memory: one() }
+    }
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// What the administrator wants of a host.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Maintenance {
+    /// Normal work.
+    #[default]
+    None,
+    /// No new machines.
+    Cordon,
+    /// No new machines, and those there move away. Not available yet.
+    Drain,
+}
+
+/// What a host is doing.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum HypervisorPhase {
+    /// Not looked at yet.
+    #[default]
+    Pending,
+    /// Answers and takes machines.
+    Ready,
+    /// Doesn't answer.
+    Unreachable,
+    /// Cordoned.
+    Maintenance,
+    /// Refused: the reason stands in the condition `Ready`.
+    Rejected,
+}
+
+/// CPUs, memory and storage together.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// CPUs.
+    pub cpu: i32,
+    /// Memory.
+    pub memory: Bytes,
+    /// Space for volumes.
+    pub storage: Bytes,
+}
+
+/// What is known of a host.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct HypervisorStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// What the host is doing.
+    pub phase: HypervisorPhase,
+    /// The identity of the machine, from its firmware, as libvirt tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_uuid: Option<String>,
+    /// What is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<Resources>,
+    /// What may be promised: capacity less reserved, times overcommit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocatable: Option<Resources>,
+    /// What is promised to machines.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub allocated: Option<Resources>,
+    /// Allocated of allocatable CPUs, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_allocation: Option<String>,
+    /// Allocated of allocatable memory, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_allocation: Option<String>,
+    /// Machines placed here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machines: Option<i32>,
+    /// Version of libvirt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub libvirt_version: Option<String>,
+    /// Version of QEMU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub qemu_version: Option<String>,
+    /// Model of the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    /// Revisions of images whose volumes are complete here.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub cached_images: Vec<String>,
+    /// When the host last answered, to the minute while all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_contact: Option<Time>,
+    /// `Ready`, `Reachable`, `IsolationVerified`, `Schedulable`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

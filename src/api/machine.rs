@@ -1,0 +1,305 @@
+//! `VirtualMachine`: one machine of a farm.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Bytes, DiskFormat, HypervisorClass};
+
+/// A machine of a farm. Its domain's UUID is this object's `metadata.uid`; its address and MAC are given, never chosen.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "cascina.dev",
+    version = "v1alpha1",
+    kind = "VirtualMachine",
+    namespaced,
+    shortname = "cvm",
+    category = "cascina",
+    status = "VirtualMachineStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: at most 63 characters, it becomes the host name"),
+    printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "HYPERVISOR", type_ = "string", json_path = ".status.hypervisor"),
+    printcolumn(name = "ADDRESS", type_ = "string", json_path = ".status.address"),
+    printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
+    printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "IMAGE", type_ = "string", json_path = ".spec.image", priority = 1),
+    printcolumn(name = "FLAVOUR", type_ = "string", json_path = ".spec.flavour", priority = 1),
+    printcolumn(name = "MAC", type_ = "string", json_path = ".status.mac", priority = 1),
+    printcolumn(name = "BOOT-SECONDS", type_ = "integer", json_path = ".status.bootSeconds", priority = 1),
+    printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualMachineSpec {
+    /// Name of the `VirtualFarm`, in the same namespace, that it belongs to.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("a machine can't move to another farm: delete it and make a new one"))]
+    pub farm: String,
+    /// Name of the `Flavour`. A change takes effect at the next start; `RestartRequired` says so.
+    #[schemars(length(min = 1, max = 253))]
+    pub flavour: String,
+    /// Name of the `Image`.
+    #[schemars(length(min = 1, max = 253))]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the disk is made from the image: delete the machine and make a new one"))]
+    pub image: String,
+    /// Class of the hosts that it may run on.
+    #[serde(default)]
+    #[x_kube(validation = Rule::new("self == oldSelf").message("the class can't change: delete the machine and make a new one"))]
+    pub class: HypervisorClass,
+    /// Only hosts with these labels.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub hypervisor_selector: BTreeMap<String, String>,
+    /// Handed to the guest as NoCloud user-data: cloud-config or a script, at most 16 KiB of UTF-8.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_data: Option<UserData>,
+    /// Public keys that may log in, in addition to the farm's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 4096), regex(pattern = r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f\x7f]*)?$"))
+    )]
+    pub ssh_keys: Vec<String>,
+    /// When the machine shall run.
+    #[serde(default)]
+    pub run_strategy: RunStrategy,
+    /// Higher is placed first.
+    #[serde(default)]
+    #[schemars(range(min = -1000, max = 1000))]
+    pub priority: i32,
+    /// What happens to it when its host is drained.
+    #[serde(default)]
+    pub eviction_strategy: EvictionStrategy,
+    /// What makes it Ready.
+    #[serde(default)]
+    pub readiness: Readiness,
+}
+
+/// Where user-data comes from: exactly one of the three.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("[has(self.inline), has(self.secretRef), has(self.configMapRef)].filter(given, given).size() == 1")
+        .message("userData: give exactly one of inline, secretRef, configMapRef")
+)]
+pub struct UserData {
+    /// The text itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 16384))]
+    pub inline: Option<String>,
+    /// A key of a Secret in the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_ref: Option<KeyRef>,
+    /// A key of a ConfigMap in the same namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map_ref: Option<KeyRef>,
+}
+
+/// A key of a Secret or ConfigMap in the same namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyRef {
+    /// Name of the object.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// Key in its data.
+    #[serde(default = "user_data_key")]
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+fn user_data_key() -> String {
+    "userData".into()
+}
+
+/// When a machine shall run.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunStrategy {
+    /// Always: started again whenever it stops.
+    #[default]
+    Always,
+    /// Not now; its disks stay.
+    Halted,
+    /// Started again when it fails, not when the guest shuts itself down.
+    RerunOnFailure,
+    /// Started once, never again.
+    Once,
+}
+
+/// What happens to a machine when its host is drained.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EvictionStrategy {
+    /// Moved while it runs.
+    LiveMigrate,
+    /// Drained by its batch system, then deleted.
+    Drain,
+    /// Stopped and made anew elsewhere.
+    #[default]
+    Recreate,
+    /// Left where it is.
+    None,
+}
+
+/// What makes a machine Ready.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Readiness {
+    /// The guest agent answers.
+    #[default]
+    Agent,
+    /// The domain runs.
+    None,
+}
+
+/// Where a machine is in its life.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// Waits for an address, quota or a host; the reason stands in `Scheduled`.
+    #[default]
+    Pending,
+    /// Has a host.
+    Scheduled,
+    /// Its volumes and its domain are being made.
+    Provisioning,
+    /// The domain runs, the guest has not answered yet.
+    Booting,
+    /// The guest answered.
+    Running,
+    /// On its way to another host.
+    Migrating,
+    /// Shutting down.
+    Stopping,
+    /// Not running, by wish or by its own shutdown.
+    Stopped,
+    /// Cannot go on by itself.
+    Failed,
+    /// Its host doesn't answer.
+    Unknown,
+}
+
+/// A phase and when it began.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct PhaseTransition {
+    /// The phase.
+    pub phase: Phase,
+    /// When it began, with microseconds.
+    #[schemars(with = "String", extend("format" = "date-time"))]
+    pub time: jiff::Timestamp,
+}
+
+/// The flavour that a machine was started with.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedFlavour {
+    /// Its name.
+    pub name: String,
+    /// Virtual CPUs.
+    pub cpus: i32,
+    /// Memory.
+    pub memory: Bytes,
+    /// Size of the root disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub root_disk: Option<Bytes>,
+    /// Size of the data disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_disk: Option<Bytes>,
+}
+
+/// The revision of an image that a machine was made from.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct PinnedImage {
+    /// Name of the `Image`.
+    pub name: String,
+    /// Its revision.
+    pub revision: String,
+    /// The disk, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub disk: Option<PinnedDisk>,
+    /// The kernel, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<PinnedKernel>,
+}
+
+/// The base volume of a root disk.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PinnedDisk {
+    /// Name of the volume.
+    pub volume: String,
+    /// Its format.
+    pub format: DiskFormat,
+    /// Its size as a guest sees it.
+    pub virtual_size: Bytes,
+}
+
+/// Kernel and initramfs volumes and the command line.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct PinnedKernel {
+    /// Name of the kernel's volume.
+    pub kernel: String,
+    /// Name of the initramfs's volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<String>,
+    /// Kernel command line.
+    #[serde(default)]
+    pub cmdline: String,
+}
+
+/// Starts that failed in a row, and when the next is tried.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct StartFailure {
+    /// How many in a row.
+    pub count: i32,
+    /// Not before this time.
+    pub retry_after: Time,
+    /// What the last one said.
+    pub message: String,
+}
+
+/// What is known of a machine. The farm's controller writes `address` and `mac`; placement writes `hypervisor`,
+/// `epoch`, `flavour`, `image` and the condition `Scheduled`; the machine's controller writes the rest.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VirtualMachineStatus {
+    /// The generation of the spec that this status speaks of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Where it is in its life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// The last phases and when each began, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub phase_transitions: Vec<PhaseTransition>,
+    /// The host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hypervisor: Option<String>,
+    /// Counts placements; a copy of the machine with a lower epoch is not this machine any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<i64>,
+    /// The address in the farm's network.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// The MAC address, made from the address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// The flavour that it was started with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flavour: Option<PinnedFlavour>,
+    /// The image that it was made from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<PinnedImage>,
+    /// Seconds from the start of the domain to the first answer of the guest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub boot_seconds: Option<i32>,
+    /// Starts that failed in a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_failure: Option<StartFailure>,
+    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `RestartRequired`, `LiveMigratable`, `Deleting`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+}

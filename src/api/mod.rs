@@ -1,0 +1,69 @@
+//! The kinds of `cascina.dev/v1alpha1` as Rust types: data, documentation and CEL rules.
+//!
+//! No behaviour lives here beyond small pure helpers; the controllers decide, this module only says
+//! what can be said. The manifests in `crds/` are generated from these types (`cascina crds`).
+
+mod bytes;
+pub mod conditions;
+mod farm;
+mod flavour;
+mod hypervisor;
+mod image;
+mod machine;
+mod router;
+pub mod site;
+
+pub use bytes::Bytes;
+pub use farm::{
+    DefaultedNetwork, ElasticIp, GroupUpdate, GroupUpdateStrategy, MachineGroup, PlannedMachine, Quota, QuotaUse,
+    RouterTemplate, Subject, SubjectKind, VirtualFarm, VirtualFarmSpec, VirtualFarmStatus,
+};
+pub use flavour::{Flavour, FlavourSpec};
+pub use hypervisor::{
+    Capacity, Hypervisor, HypervisorClass, HypervisorNetwork, HypervisorNetworks, HypervisorPhase, HypervisorSpec,
+    HypervisorStatus, HypervisorStorage, Maintenance, Overcommit, Resources, SecretRef, Virtualization,
+};
+pub use image::{
+    CachePolicy, DiskFormat, DiskImage, Image, ImageCache, ImageHost, ImageHostState, ImagePhase, ImageSource,
+    ImageSpec, ImageStatus, KernelImage, VerifiedSource,
+};
+pub use machine::{
+    EvictionStrategy, KeyRef, Phase, PhaseTransition, PinnedDisk, PinnedFlavour, PinnedImage, PinnedKernel, Readiness,
+    RunStrategy, StartFailure, UserData, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
+};
+pub use router::{VRouter, VRouterSpec, VRouterStatus};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+
+/// The API group of every kind.
+pub const GROUP: &str = "cascina.dev";
+
+/// Annotation that stops reconciling an object while its value is `"true"`.
+pub const PAUSED_ANNOTATION: &str = "cascina.dev/paused";
+
+/// Annotation on a `VirtualFarm`: while `"true"` the plan is shown in status and nothing is made.
+pub const DRY_RUN_ANNOTATION: &str = "cascina.dev/dry-run";
+
+/// Finalizer on every object that stands for something outside Kubernetes.
+pub const FINALIZER: &str = "cascina.dev/cleanup";
+
+/// Label on what a farm made: the farm's name.
+pub const FARM_LABEL: &str = "cascina.dev/farm";
+
+/// Label on the machines of a group: the group's name.
+pub const GROUP_LABEL: &str = "cascina.dev/group";
+
+/// Annotation on the machines of a group: the hash of the template that they were made from.
+pub const TEMPLATE_ANNOTATION: &str = "cascina.dev/template-hash";
+
+/// Every custom resource definition, in the order in which `crds/` lists them.
+#[must_use]
+pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {
+    vec![Hypervisor::crd(), Image::crd(), Flavour::crd(), VirtualFarm::crd(), VirtualMachine::crd(), VRouter::crd()]
+}
+
+/// Whether an annotation stands on the object with the value `"true"`.
+pub fn is_annotated(object: &impl kube::ResourceExt, annotation: &str) -> bool {
+    object.annotations().get(annotation).is_some_and(|value| value == "true")
+}

@@ -1,0 +1,213 @@
+//! The site's configuration: one typed YAML document, from the chart's values.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use kube::core::Duration as GoDuration;
+use serde::{Deserialize, Serialize};
+
+use super::{Bytes, Quota};
+
+/// Settings that hold for the whole site. Every field has a default; an unknown field is an error.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Site {
+    /// Farms get a free /24 of this network.
+    pub farm_networks: Ipv4Net,
+    /// Domain below which farms without one of their own are named.
+    pub dns_domain: String,
+    /// DNS servers of machines whose farm names none.
+    pub dns: Vec<Ipv4Addr>,
+    /// Quota of farms that give none.
+    pub default_quota: Option<Quota>,
+    /// Where images may come from and how large they may be.
+    pub images: ImageLimits,
+    /// How often and how long.
+    pub timings: Timings,
+    /// How much at once.
+    pub limits: Limits,
+}
+
+/// Where images may come from and how large they may be.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct ImageLimits {
+    /// `file://` sources must lie below one of these directories; none: no `file://`.
+    pub file_roots: Vec<PathBuf>,
+    /// Admits http sources and addresses of private, loopback and link-local networks.
+    pub allow_private_sources: bool,
+    /// The largest file that is fetched.
+    pub max_download: Bytes,
+    /// The largest disk, as a guest sees it.
+    pub max_virtual_size: Bytes,
+    /// A fetch slower than this, over a minute, is given up; bytes per second.
+    pub min_speed: Bytes,
+}
+
+/// How often and how long. Go-style durations: `5s`, `1m30s`.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Timings {
+    /// A host is read this often.
+    pub heartbeat: GoDuration,
+    /// A call to a host that takes longer has failed.
+    pub call_deadline: GoDuration,
+    /// A host that doesn't answer for so long is `Unreachable`.
+    pub unreachable_after: GoDuration,
+    /// A machine that doesn't answer so long after its start is reported.
+    pub boot_deadline: GoDuration,
+    /// A guest gets so long to shut down before it is switched off.
+    pub shutdown_grace: GoDuration,
+}
+
+/// How much at once.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Limits {
+    /// Domains starting at the same time on one host; libvirt installs filters one after another.
+    pub starts_in_flight: usize,
+    /// Calls in flight on one connection to a host; libvirtd serves five.
+    pub calls_in_flight: usize,
+    /// Uploads of images at the same time.
+    pub uploads_in_flight: usize,
+    /// Objects of one kind reconciled at the same time.
+    pub reconciles_in_flight: u16,
+}
+
+impl Default for Site {
+    fn default() -> Self {
+        Self {
+            farm_networks: Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 16),
+            dns_domain: "cascina.internal".into(),
+            dns: Vec::new(),
+            default_quota: None,
+            images: ImageLimits::default(),
+            timings: Timings::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        Self {
+            file_roots: Vec::new(),
+            allow_private_sources: false,
+            max_download: Bytes::gibi(64),
+            max_virtual_size: Bytes::gibi(512),
+            min_speed: Bytes::new(16 << 10),
+        }
+    }
+}
+
+impl Default for Timings {
+    fn default() -> Self {
+        let seconds = |count| GoDuration::from(Duration::from_secs(count));
+        Self {
+            heartbeat: seconds(5),
+            call_deadline: seconds(20),
+            unreachable_after: seconds(40),
+            boot_deadline: seconds(600),
+            shutdown_grace: seconds(60),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { starts_in_flight: 4, calls_in_flight: 4, uploads_in_flight: 2, reconciles_in_flight: 32 }
+    }
+}
+
+/// Why a site's configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SiteError {
+    /// It is not the YAML of a [`Site`].
+    #[error("site configuration: {0}")]
+    Syntax(#[from] serde_yaml::Error),
+    /// A value makes no sense.
+    #[error("site configuration: {field}: {problem}")]
+    Value {
+        /// Path of the field.
+        field: &'static str,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+}
+
+impl Site {
+    /// Reads and checks the document; an empty one is the default site.
+    ///
+    /// # Errors
+    /// Names the field and what to do.
+    pub fn parse(yaml: &str) -> Result<Self, SiteError> {
+        let site: Self = if yaml.trim().is_empty() { Self::default() } else { serde_yaml::from_str(yaml)? };
+        site.check()?;
+        Ok(site)
+    }
+
+    fn check(&self) -> Result<(), SiteError> {
+        let refuse = |field, problem: &str| Err(SiteError::Value { field, problem: problem.to_owned() });
+        if self.farm_networks.prefix_len() > 24 {
+            return refuse("farmNetworks", "must have room for a /24");
+        }
+        if self.farm_networks != self.farm_networks.trunc() {
+            return refuse("farmNetworks", "has bits set behind its prefix");
+        }
+        if self.images.file_roots.iter().any(|root| !root.is_absolute()) {
+            return refuse("images.fileRoots", "every root must be an absolute path");
+        }
+        if self.limits.calls_in_flight == 0 || self.limits.starts_in_flight == 0 || self.limits.uploads_in_flight == 0 {
+            return refuse("limits", "every limit must be at least 1");
+        }
+        let timings = &self.timings;
+        for (field, duration) in [
+            ("timings.heartbeat", timings.heartbeat),
+            ("timings.callDeadline", timings.call_deadline),
+            ("timings.unreachableAfter", timings.unreachable_after),
+            ("timings.bootDeadline", timings.boot_deadline),
+        ] {
+            if duration.is_negative() || Duration::from(duration) < Duration::from_secs(1) {
+                return refuse(field, "must be at least 1s");
+            }
+        }
+        if timings.shutdown_grace.is_negative() {
+            return refuse("timings.shutdownGrace", "can't be negative");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_document_is_the_default_site() {
+        assert_eq!(Site::parse("").unwrap(), Site::default());
+    }
+
+    #[test]
+    fn a_document_changes_what_it_names() {
+        let site = Site::parse("timings: {heartbeat: 1m30s}\nimages: {maxVirtualSize: 1Ti}\n").unwrap();
+        assert_eq!(Duration::from(site.timings.heartbeat), Duration::from_secs(90));
+        assert_eq!(site.images.max_virtual_size, Bytes::gibi(1024));
+    }
+
+    #[test]
+    fn a_bad_document_names_the_field() {
+        for (yaml, field) in [
+            ("farmNetworks: 10.0.0.0/25", "farmNetworks"),
+            ("farmNetworks: 10.0.0.1/16", "farmNetworks"),
+            ("heartbeat: 5s", "heartbeat"),
+            ("timings: {heartbeat: 0s}", "timings.heartbeat"),
+            ("images: {fileRoots: [images]}", "images.fileRoots"),
+            ("limits: {callsInFlight: 0}", "limits"),
+        ] {
+            let message = Site::parse(yaml).unwrap_err().to_string();
+            assert!(message.contains(field), "{yaml}: {message}");
+        }
+    }
+}

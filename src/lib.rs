@@ -1,0 +1,5 @@
+//! Cascina turns plain libvirt hosts into a private science cloud. `docs/architecture.md` is the way in.
+
+pub mod api;
+pub mod libvirt;
+pub mod network;

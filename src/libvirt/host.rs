@@ -1,0 +1,386 @@
+//! What the controllers ask of a host, and the plain data they exchange with it.
+//!
+//! Implementations: [`super::LibvirtHost`] over libvirt RPC, and a simulated one for property tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::api::{Bytes, DiskFormat, Virtualization};
+use crate::network::{FarmNetwork, MacAddress};
+
+/// What a call to a host gives.
+pub type Result<T> = std::result::Result<T, HostError>;
+
+/// Why a call to a host failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum HostError {
+    /// No connection, or it broke during the call: nothing is known of the outcome.
+    #[error("{operation}: host can't be reached: {message}")]
+    Unreachable {
+        /// The call.
+        operation: &'static str,
+        /// What libvirt said.
+        message: String,
+    },
+    /// No answer in time: nothing is known of the outcome.
+    #[error("{operation}: no answer within {} s", .after.as_secs())]
+    Deadline {
+        /// The call.
+        operation: &'static str,
+        /// How long it was waited for.
+        after: Duration,
+    },
+    /// The thing is in use and stays.
+    #[error("{operation}: in use: {message}")]
+    InUse {
+        /// The call.
+        operation: &'static str,
+        /// What libvirt said.
+        message: String,
+    },
+    /// No space is left in the pool.
+    #[error("{operation}: no space left in the storage pool: {message}")]
+    NoSpace {
+        /// The call.
+        operation: &'static str,
+        /// What libvirt said.
+        message: String,
+    },
+    /// The host refused.
+    #[error("{operation}: {message}")]
+    Refused {
+        /// The call.
+        operation: &'static str,
+        /// What libvirt said.
+        message: String,
+    },
+}
+
+impl HostError {
+    /// One CamelCase word for conditions and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable { .. } => "HostUnreachable",
+            Self::Deadline { .. } => "HostTimeout",
+            Self::InUse { .. } => "InUse",
+            Self::NoSpace { .. } => "NoSpace",
+            Self::Refused { .. } => "HostRefused",
+        }
+    }
+
+    /// Whether the host may be gone, as opposed to having said no.
+    #[must_use]
+    pub const fn is_silence(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Deadline { .. })
+    }
+}
+
+/// The UUID of a domain: its `VirtualMachine`'s `metadata.uid`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct DomainUuid(pub Uuid);
+
+impl fmt::Display for DomainUuid {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(formatter)
+    }
+}
+
+/// What a host is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The machine's identity from its firmware, as libvirt's capabilities tell it.
+    pub uuid: Option<Uuid>,
+    /// Version of libvirt, `9.0.0`.
+    pub libvirt_version: String,
+    /// Version of QEMU, `7.2.22`.
+    pub qemu_version: String,
+    /// Model of the CPU.
+    pub cpu_model: String,
+    /// CPUs.
+    pub cpus: i32,
+    /// Memory.
+    pub memory: Bytes,
+}
+
+/// Space of the host's storage pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolSpace {
+    /// All.
+    pub capacity: Bytes,
+    /// Free.
+    pub available: Bytes,
+}
+
+/// All that one bulk read of a host tells.
+#[derive(Clone, Debug, Default)]
+pub struct Survey {
+    /// What the host is.
+    pub facts: HostFacts,
+    /// Every domain on the host, also those that aren't ours.
+    pub domains: BTreeMap<DomainUuid, SurveyedDomain>,
+    /// Names of the volumes in our pool.
+    pub volumes: BTreeSet<String>,
+    /// Names of the filters that start with `cascina-`.
+    pub filters: BTreeSet<String>,
+    /// Space of our pool.
+    pub space: PoolSpace,
+}
+
+/// A domain as a survey saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SurveyedDomain {
+    /// Its name.
+    pub name: String,
+    /// Whether it runs.
+    pub run: DomainRun,
+    /// Whose it is; absent: not ours, or its tag can't be read.
+    pub tag: Option<OwnershipTag>,
+    /// Memory it was given.
+    pub memory: Bytes,
+    /// Virtual CPUs it was given.
+    pub cpus: i32,
+}
+
+/// Whether a domain runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DomainRun {
+    /// The guest executes.
+    Running,
+    /// QEMU is there, the guest doesn't execute (I/O error, suspended, migrating).
+    Paused,
+    /// The guest is shutting down.
+    ShuttingDown,
+    /// No QEMU, and why.
+    Off(StopReason),
+}
+
+/// Why a domain is off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StopReason {
+    /// Never started since it was defined, or the host was restarted.
+    NotStarted,
+    /// The guest shut itself down.
+    Shutdown,
+    /// Switched off from outside.
+    Destroyed,
+    /// QEMU or the guest crashed, or the start failed.
+    Crashed,
+}
+
+/// Whose domain this is: stands in the domain's metadata, under our namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnershipTag {
+    /// Identity of the Kubernetes cluster (uid of its `kube-system` namespace).
+    pub cluster: String,
+    /// Namespace of the `VirtualMachine`.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its uid, the same as the domain's UUID.
+    pub uid: Uuid,
+    /// Counts placements: of two copies the one with the lower epoch is not the machine any more.
+    pub epoch: i64,
+    /// Hash of what the domain was made from; another hash means a restart would change something.
+    pub spec_hash: String,
+}
+
+/// Which set of filter rules a NIC gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RuleSet {
+    /// A machine of a farm.
+    Machine,
+    /// The farm's side of a router.
+    Router,
+}
+
+/// A network card.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Nic {
+    /// The host's bridge.
+    pub bridge: String,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// The only address it may use.
+    pub address: Ipv4Addr,
+    /// The farm's network: the only one it may speak with.
+    pub farm: FarmNetwork,
+    /// The rules that hold it to that.
+    pub rules: RuleSet,
+}
+
+/// A volume to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeSpec {
+    /// A qcow2 overlay over a base volume of the same pool.
+    Overlay {
+        /// Name of the new volume.
+        name: String,
+        /// Name of the base volume.
+        base: String,
+        /// Format of the base volume.
+        base_format: DiskFormat,
+        /// Size that the guest sees.
+        size: Bytes,
+    },
+    /// An empty qcow2.
+    Blank {
+        /// Name of the new volume.
+        name: String,
+        /// Size that the guest sees.
+        size: Bytes,
+    },
+}
+
+/// The root disk of a domain.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct RootDisk {
+    /// Name of the overlay volume.
+    pub volume: String,
+    /// Name of the base volume behind it.
+    pub base: String,
+    /// Format of the base volume.
+    pub base_format: DiskFormat,
+}
+
+/// A further disk of a domain, qcow2 without a base.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct DataDisk {
+    /// Name of the volume.
+    pub volume: String,
+}
+
+/// A kernel to boot directly.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Kernel {
+    /// Name of the kernel's volume.
+    pub kernel: String,
+    /// Name of the initramfs's volume.
+    pub initrd: Option<String>,
+    /// Kernel command line.
+    pub cmdline: String,
+}
+
+/// What a domain boots with.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Firmware {
+    /// From the root disk.
+    Disk,
+    /// A kernel given from outside.
+    Kernel(Kernel),
+}
+
+/// Where the guest's serial console goes on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConsoleLog {
+    /// A pseudo-terminal, for `virsh console`.
+    Pty,
+}
+
+/// A domain to define. Names and user text in it reach XML only through a typed writer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DomainSpec {
+    /// Its UUID; its name is `casc-<uuid>`.
+    pub uuid: DomainUuid,
+    /// For people: `namespace/name`.
+    pub title: String,
+    /// Whose it is.
+    pub tag: OwnershipTag,
+    /// KVM or emulation.
+    pub virtualization: Virtualization,
+    /// Virtual CPUs.
+    pub cpus: i32,
+    /// Memory.
+    pub memory: Bytes,
+    /// What it boots with.
+    pub firmware: Firmware,
+    /// Root disk.
+    pub root: Option<RootDisk>,
+    /// Data disk.
+    pub data: Option<DataDisk>,
+    /// Name of the seed volume, raw and read-only.
+    pub seed: Option<String>,
+    /// Network cards.
+    pub nics: Vec<Nic>,
+    /// Whether the pool is shared: caching is off then, as live migration needs it.
+    pub shared_storage: bool,
+    /// Serial console.
+    pub console: ConsoleLog,
+}
+
+/// How far an upload is; read while it runs.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Bytes that were accepted by the host.
+    done: AtomicU64,
+}
+
+impl Progress {
+    /// Adds bytes.
+    pub fn add(&self, bytes: u64) {
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes so far.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// A hypervisor, as the controllers see it.
+///
+/// Every call is idempotent: making what is there and removing what is gone succeed. Calls have deadlines; a call that
+/// ends with [`HostError::Unreachable`] or [`HostError::Deadline`] may still have happened.
+#[async_trait]
+pub trait Host: Send + Sync + 'static {
+    /// Reads everything at once.
+    async fn survey(&self) -> Result<Survey>;
+
+    /// Reads one domain, past every cache; `None`: it is surely not there.
+    async fn domain(&self, uuid: DomainUuid) -> Result<Option<SurveyedDomain>>;
+
+    /// Defines the filter of a rule set under its versioned name.
+    async fn ensure_filter(&self, rules: RuleSet) -> Result<()>;
+
+    /// Removes a filter; [`HostError::InUse`] while a domain refers to it.
+    async fn delete_filter(&self, name: &str) -> Result<()>;
+
+    /// Makes a volume unless one of that name is there.
+    async fn create_volume(&self, volume: &VolumeSpec) -> Result<()>;
+
+    /// Makes a raw volume with this content; a volume of that name is replaced.
+    async fn write_volume(&self, name: &str, content: &[u8]) -> Result<()>;
+
+    /// Uploads a file as a volume, byte for byte; a volume of that name is replaced. An upload that doesn't end leaves
+    /// no volume behind, if the host still answers.
+    async fn upload_volume(&self, name: &str, format: DiskFormat, file: &Path, progress: &Progress) -> Result<()>;
+
+    /// Removes a volume.
+    async fn delete_volume(&self, name: &str) -> Result<()>;
+
+    /// Defines a domain, or redefines it while it is off.
+    async fn define(&self, domain: &DomainSpec) -> Result<()>;
+
+    /// Starts a domain that is off.
+    async fn start(&self, uuid: DomainUuid) -> Result<()>;
+
+    /// Asks the guest to shut down: by its agent where it answers, else by ACPI.
+    async fn shutdown(&self, uuid: DomainUuid) -> Result<()>;
+
+    /// Switches a domain off.
+    async fn destroy(&self, uuid: DomainUuid) -> Result<()>;
+
+    /// Removes the definition of a domain that is off.
+    async fn undefine(&self, uuid: DomainUuid) -> Result<()>;
+
+    /// Whether the guest's agent answers now.
+    async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool>;
+}

@@ -1,0 +1,3 @@
+//! One subcommand per process that the chart runs.
+
+fn main() {}
