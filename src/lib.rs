@@ -1,5 +1,7 @@
 //! Cascina turns plain libvirt hosts into a private science cloud. `docs/architecture.md` is the way in.
 
 pub mod api;
+pub mod controllers;
 pub mod libvirt;
+pub mod metrics;
 pub mod network;

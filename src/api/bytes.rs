@@ -109,8 +109,9 @@ impl FromStr for Bytes {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let refuse = || format!("{text:?} is not a size such as 512Mi or 20Gi");
-        let bytes = ParsedQuantity::try_from(text).ok().and_then(|parsed| parsed.to_bytes_i64()).ok_or_else(refuse)?;
-        if bytes < 0 { Err(refuse()) } else { Ok(Self(bytes)) }
+        let bytes = ParsedQuantity::try_from(text).ok().and_then(|parsed| parsed.to_bytes_f64()).ok_or_else(refuse)?;
+        // A part of a byte counts as a byte, as in Kubernetes.
+        if bytes < 0.0 { Err(refuse()) } else { Ok(Self(bytes.ceil() as i64)) }
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, bytes) in [("512Mi", 512 << 20), ("2.6Gi", 2_791_728_742), ("20G", 20_000_000_000), ("7", 7)] {
+        for (text, bytes) in [("512Mi", 512 << 20), ("2.6Gi", 2_791_728_743), ("20G", 20_000_000_000), ("7", 7)] {
             assert_eq!(text.parse::<Bytes>().unwrap().get(), bytes, "{text}");
         }
     }

@@ -1,0 +1,277 @@
+//! What the API server last said of every object of one kind, and what we wrote since.
+//!
+//! A plain watch lags behind our own writes: a loop that gives out addresses or capacity would give the same one
+//! twice. So the answer to each write is absorbed here and counts until the watch delivers something newer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{Stream, StreamExt, stream};
+use kube::core::DeserializeGuard;
+use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Resource, ResourceExt};
+use serde::de::DeserializeOwned;
+use tokio::sync::broadcast;
+use tracing::warn;
+
+/// How many changes a slow listener may lag behind before it is shown every object again.
+const BACKLOG: usize = 4096;
+
+/// How many deleted objects are remembered, so that a late answer doesn't bring one back.
+const TOMBSTONES: usize = 4096;
+
+/// What every kind that is cached can do.
+pub trait Cached: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+
+impl<K> Cached for K where K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
+
+/// Namespace (empty for cluster-scoped kinds) and name.
+pub type Key = (String, String);
+
+/// All objects of one kind.
+pub struct Cache<K: Cached> {
+    store: Store<K>,
+    objects: Mutex<Objects<K>>,
+    changes: broadcast::Sender<Arc<K>>,
+}
+
+struct Objects<K> {
+    by_key: BTreeMap<Key, Arc<K>>,
+    buried: VecDeque<String>,
+}
+
+impl<K: Cached> Cache<K> {
+    /// A cache and the task that fills it as long as it runs.
+    pub fn new(api: Api<DeserializeGuard<K>>) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+        let writer = Writer::<K>::new(());
+        let cache = Arc::new(Self {
+            store: writer.as_reader(),
+            objects: Mutex::new(Objects { by_key: BTreeMap::new(), buried: VecDeque::new() }),
+            changes: broadcast::Sender::new(BACKLOG),
+        });
+        let filling = Arc::clone(&cache).fill(api, writer);
+        (cache, filling)
+    }
+
+    async fn fill(self: Arc<Self>, api: Api<DeserializeGuard<K>>, mut writer: Writer<K>) {
+        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
+        let mut listed = Vec::new();
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    warn!(kind = %K::kind(&()), %error, "watch interrupted; what is known stays as it is");
+                    continue;
+                }
+            };
+            let Some(event) = well_formed(event) else { continue };
+            writer.apply_watcher_event(&event);
+            match event {
+                watcher::Event::Init => listed.clear(),
+                watcher::Event::InitApply(object) => listed.push(Arc::new(object)),
+                watcher::Event::InitDone => self.replace(std::mem::take(&mut listed)),
+                watcher::Event::Apply(object) => self.take_in(Arc::new(object)),
+                watcher::Event::Delete(object) => self.bury(Arc::new(object)),
+            }
+        }
+    }
+
+    /// Waits until the first full list has arrived.
+    pub async fn ready(&self) {
+        // The writer lives as long as the watch, which never ends by itself.
+        let _ = self.store.wait_until_ready().await;
+    }
+
+    /// The store that a controller finds its objects in.
+    pub fn store(&self) -> Store<K> {
+        self.store.clone()
+    }
+
+    /// The newest that is known of an object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
+        self.lock().by_key.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// The newest that is known of an object that somebody holds a copy of.
+    pub fn latest(&self, object: &K) -> Option<Arc<K>> {
+        self.lock().by_key.get(&key(object)).cloned()
+    }
+
+    /// Every object, ordered by namespace and name.
+    pub fn list(&self) -> Vec<Arc<K>> {
+        self.lock().by_key.values().cloned().collect()
+    }
+
+    /// Takes in the API server's answer to one of our writes.
+    pub fn absorb(&self, object: K) {
+        let finished = object.meta().deletion_timestamp.is_some() && object.finalizers().is_empty();
+        if !finished {
+            self.take_in(Arc::new(object));
+        }
+    }
+
+    /// Every change from now on; deleted objects too, as they last were.
+    pub fn changes(self: &Arc<Self>) -> impl Stream<Item = Arc<K>> + Send + 'static {
+        let cache = Arc::clone(self);
+        let receiver = self.changes.subscribe();
+        stream::unfold((cache, receiver), |(cache, mut receiver)| async move {
+            match receiver.recv().await {
+                Ok(object) => Some((vec![object], (cache, receiver))),
+                Err(broadcast::error::RecvError::Lagged(_)) => Some((cache.list(), (cache, receiver))),
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        })
+        .flat_map(stream::iter)
+    }
+
+    /// Every object that is there now and every change from now on.
+    pub fn all_then_changes(self: &Arc<Self>) -> impl Stream<Item = Arc<K>> + Send + 'static {
+        let changes = self.changes();
+        stream::iter(self.list()).chain(changes)
+    }
+
+    fn take_in(&self, object: Arc<K>) {
+        let mut objects = self.lock();
+        let known = objects.by_key.get(&key(&*object)).is_some_and(|known| !is_newer(&*object, &**known));
+        let buried = object.uid().is_some_and(|uid| objects.buried.contains(&uid));
+        if known || buried {
+            return;
+        }
+        objects.by_key.insert(key(&*object), Arc::clone(&object));
+        drop(objects);
+        // Nobody listening is fine.
+        let _ = self.changes.send(object);
+    }
+
+    fn bury(&self, object: Arc<K>) {
+        let mut objects = self.lock();
+        if objects.by_key.get(&key(&*object)).is_some_and(|known| known.uid() == object.uid()) {
+            objects.by_key.remove(&key(&*object));
+        }
+        objects.buried.extend(object.uid());
+        if objects.buried.len() > TOMBSTONES {
+            objects.buried.pop_front();
+        }
+        drop(objects);
+        let _ = self.changes.send(object);
+    }
+
+    /// Takes in a full list. What isn't in it was deleted while nobody watched.
+    fn replace(&self, listed: Vec<Arc<K>>) {
+        let gone: Vec<_> = {
+            let mut objects = self.lock();
+            let mut before = std::mem::take(&mut objects.by_key);
+            for object in &listed {
+                let newest = match before.remove(&key(&**object)) {
+                    Some(known) if known.uid() == object.uid() && is_newer(&*known, &**object) => known,
+                    _ => Arc::clone(object),
+                };
+                objects.by_key.insert(key(&**object), newest);
+            }
+            before.into_values().collect()
+        };
+        for object in gone.into_iter().chain(listed) {
+            let _ = self.changes.send(object);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Objects<K>> {
+        self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reference that wakes the controller of this object.
+pub fn reference<K: Cached>(namespace: &str, name: &str) -> ObjectRef<K> {
+    let reference = ObjectRef::new(name);
+    if namespace.is_empty() { reference } else { reference.within(namespace) }
+}
+
+fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Resource versions of one kind grow, and may be compared as numbers (KEP-5504).
+fn is_newer<K: Resource>(object: &K, known: &K) -> bool {
+    let version = |object: &K| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    object.uid() != known.uid() || version(object) > version(known)
+}
+
+/// The event of an object that can be read; one that can't is reported and left out, so that it stops nobody else.
+fn well_formed<K: Cached>(event: watcher::Event<DeserializeGuard<K>>) -> Option<watcher::Event<K>> {
+    let read = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(object) => Some(object),
+        Err(invalid) => {
+            let name = invalid.metadata.name.as_deref().unwrap_or_default();
+            warn!(kind = %K::kind(&()), name, error = %invalid.error, "object left out: it can't be read");
+            None
+        }
+    };
+    Some(match event {
+        watcher::Event::Init => watcher::Event::Init,
+        watcher::Event::InitDone => watcher::Event::InitDone,
+        watcher::Event::InitApply(guard) => watcher::Event::InitApply(read(guard)?),
+        watcher::Event::Apply(guard) => watcher::Event::Apply(read(guard)?),
+        watcher::Event::Delete(guard) => watcher::Event::Delete(read(guard)?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn cache() -> Cache<ConfigMap> {
+        Cache {
+            store: Writer::<ConfigMap>::new(()).as_reader(),
+            objects: Mutex::new(Objects { by_key: BTreeMap::new(), buried: VecDeque::new() }),
+            changes: broadcast::Sender::new(8),
+        }
+    }
+
+    fn object(uid: &str, version: u64) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some("one".into());
+        object.metadata.namespace = Some("farm".into());
+        object.metadata.uid = Some(uid.into());
+        object.metadata.resource_version = Some(version.to_string());
+        object
+    }
+
+    fn version(cache: &Cache<ConfigMap>) -> Option<String> {
+        cache.get("farm", "one").and_then(|object| object.resource_version())
+    }
+
+    #[test]
+    fn our_own_write_counts_until_the_watch_is_newer() {
+        let cache = cache();
+        cache.take_in(Arc::new(object("a", 5)));
+        cache.absorb(object("a", 9));
+        cache.take_in(Arc::new(object("a", 7)));
+        assert_eq!(version(&cache).as_deref(), Some("9"));
+        cache.take_in(Arc::new(object("a", 10)));
+        assert_eq!(version(&cache).as_deref(), Some("10"));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_bring_a_deleted_object_back() {
+        let cache = cache();
+        cache.take_in(Arc::new(object("a", 5)));
+        cache.bury(Arc::new(object("a", 6)));
+        cache.absorb(object("a", 5));
+        assert_eq!(version(&cache), None);
+        cache.absorb(object("b", 8));
+        assert_eq!(version(&cache).as_deref(), Some("8"), "a new object of the same name is another object");
+    }
+
+    #[test]
+    fn a_list_removes_what_is_not_in_it_and_keeps_newer_writes() {
+        let cache = cache();
+        cache.absorb(object("a", 9));
+        cache.replace(vec![Arc::new(object("a", 8))]);
+        assert_eq!(version(&cache).as_deref(), Some("9"));
+        cache.replace(vec![]);
+        assert_eq!(version(&cache), None);
+    }
+}

@@ -1,0 +1,112 @@
+//! What every controller shares.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client, Resource};
+use tokio::sync::watch;
+use tracing::debug;
+
+use super::cache::Cache;
+use super::fleet::Fleet;
+use crate::api::site::Site;
+use crate::api::{Flavour, Hypervisor, Image, VirtualFarm, VirtualMachine};
+use crate::metrics::Metrics;
+
+/// What every controller shares.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// The site's configuration, as it is now.
+    pub site: watch::Receiver<Arc<Site>>,
+    /// The hosts.
+    pub fleet: Arc<Fleet>,
+    /// The objects.
+    pub caches: Caches,
+    /// What is told to people.
+    pub events: Events,
+    /// What is told to Prometheus.
+    pub metrics: Arc<Metrics>,
+    /// Namespace of the operator: where Secrets of hypervisors are.
+    pub namespace: String,
+    /// Identity of the Kubernetes cluster: the uid of its `kube-system` namespace.
+    pub cluster: String,
+    /// Private directory for client certificates, best in memory.
+    pub runtime_dir: PathBuf,
+}
+
+impl Context {
+    /// The site's configuration, as it is now.
+    pub fn site(&self) -> Arc<Site> {
+        Arc::clone(&self.site.borrow())
+    }
+
+    /// The API of a cluster-scoped kind.
+    pub fn cluster_api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::ClusterResourceScope, DynamicType = ()>,
+    {
+        Api::all(self.client.clone())
+    }
+
+    /// The API of a namespaced kind.
+    pub fn api<K>(&self, namespace: &str) -> Api<K>
+    where
+        K: Resource<Scope = kube::core::NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+}
+
+/// Every kind that controllers look at.
+pub struct Caches {
+    /// Hosts.
+    pub hypervisors: Arc<Cache<Hypervisor>>,
+    /// Images.
+    pub images: Arc<Cache<Image>>,
+    /// Sizes of machines.
+    pub flavours: Arc<Cache<Flavour>>,
+    /// Farms.
+    pub farms: Arc<Cache<VirtualFarm>>,
+    /// Machines.
+    pub machines: Arc<Cache<VirtualMachine>>,
+}
+
+/// Tells the story of an object in `kubectl describe`.
+pub struct Events {
+    recorder: Recorder,
+}
+
+impl Events {
+    /// Events in the name of this instance of the operator.
+    #[must_use]
+    pub fn new(client: Client, instance: String) -> Self {
+        let reporter = Reporter { controller: "cascina.dev/operator".into(), instance: Some(instance) };
+        Self { recorder: Recorder::new(client, reporter) }
+    }
+
+    /// Something went as it should.
+    pub async fn normal(&self, about: ObjectReference, reason: &str, action: &str, note: String) {
+        self.publish(about, EventType::Normal, reason, action, note).await;
+    }
+
+    /// Something needs a person's attention, or explains a wait.
+    pub async fn warning(&self, about: ObjectReference, reason: &str, action: &str, note: String) {
+        self.publish(about, EventType::Warning, reason, action, note).await;
+    }
+
+    async fn publish(&self, about: ObjectReference, type_: EventType, reason: &str, action: &str, mut note: String) {
+        // The API server takes at most 1024 bytes.
+        if note.len() > 1000 {
+            let end = (0..=1000).rev().find(|&end| note.is_char_boundary(end)).unwrap_or(0);
+            note.truncate(end);
+        }
+        let event = Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+        // An event that is lost (a namespace that is going away, say) changes nothing about the work.
+        if let Err(error) = self.recorder.publish(&event, &about).await {
+            debug!(%error, reason, "event not recorded");
+        }
+    }
+}

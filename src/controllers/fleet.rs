@@ -1,0 +1,200 @@
+//! The hosts that the operator is connected to, each read at every heartbeat.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use jiff::Timestamp;
+use tokio::sync::{Notify, broadcast};
+use tokio::task::AbortHandle;
+
+use super::observed::Observed;
+use crate::libvirt::{DomainUuid, Host, HostError, OwnershipTag, Survey};
+
+/// How many changes a slow listener may lag behind.
+const BACKLOG: usize = 4096;
+
+/// What was last seen of a host.
+#[derive(Clone, Debug)]
+pub struct HostView {
+    /// The last survey; `Unknown` as long as the host doesn't answer.
+    pub survey: Observed<Arc<Survey>>,
+    /// When it last answered.
+    pub last_contact: Option<Timestamp>,
+    /// What the last try ended with, where it failed.
+    pub error: Option<HostError>,
+}
+
+/// Something happened on a host.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// Something about the host as a whole: it answers, it doesn't, its volumes changed.
+    Host(String),
+    /// A domain of ours appeared, disappeared, started or stopped.
+    Domain(String, OwnershipTag),
+}
+
+/// A connected host.
+pub struct FleetHost {
+    /// Name of its `Hypervisor`.
+    pub name: String,
+    /// The way to it.
+    pub host: Arc<dyn Host>,
+    /// What the connection was made from; another one means to connect anew.
+    fingerprint: String,
+    view: RwLock<HostView>,
+    wake: Notify,
+    poller: RwLock<Option<AbortHandle>>,
+    /// Held for reading while a machine is being made, for writing while unused filters are removed.
+    pub making: tokio::sync::RwLock<()>,
+}
+
+impl FleetHost {
+    /// What was last seen.
+    pub fn view(&self) -> HostView {
+        self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the host at once instead of at the next heartbeat.
+    pub fn refresh(&self) {
+        self.wake.notify_one();
+    }
+}
+
+impl Drop for FleetHost {
+    fn drop(&mut self) {
+        if let Some(poller) = self.poller.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            poller.abort();
+        }
+    }
+}
+
+/// All connected hosts.
+pub struct Fleet {
+    hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl Default for Fleet {
+    fn default() -> Self {
+        Self { hosts: RwLock::default(), changes: broadcast::Sender::new(BACKLOG) }
+    }
+}
+
+impl Fleet {
+    /// The host of a `Hypervisor`, where there is a connection.
+    pub fn get(&self, name: &str) -> Option<Arc<FleetHost>> {
+        self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// The host of a `Hypervisor`, connected anew if it was made from something else than `fingerprint`.
+    pub fn connect(
+        self: &Arc<Self>,
+        name: &str,
+        fingerprint: &str,
+        heartbeat: Duration,
+        open: impl FnOnce() -> Arc<dyn Host>,
+    ) -> Arc<FleetHost> {
+        if let Some(known) = self.get(name).filter(|known| known.fingerprint == fingerprint) {
+            return known;
+        }
+        let fresh = Arc::new(FleetHost {
+            name: name.to_owned(),
+            host: open(),
+            fingerprint: fingerprint.to_owned(),
+            view: RwLock::new(HostView {
+                survey: Observed::Unknown { why: "not read yet".into(), since: Timestamp::now() },
+                last_contact: None,
+                error: None,
+            }),
+            wake: Notify::new(),
+            poller: RwLock::new(None),
+            making: tokio::sync::RwLock::new(()),
+        });
+        let polling = tokio::spawn(poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat));
+        *fresh.poller.write().unwrap_or_else(PoisonError::into_inner) = Some(polling.abort_handle());
+        self.hosts.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&fresh));
+        fresh
+    }
+
+    /// Lets go of a host.
+    pub fn disconnect(&self, name: &str) {
+        self.hosts.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// What happens on the hosts from now on. A listener that lags is told of every host instead.
+    pub fn changes(self: &Arc<Self>) -> impl Stream<Item = Change> + Send + 'static {
+        let fleet = Arc::clone(self);
+        let receiver = self.changes.subscribe();
+        stream::unfold((fleet, receiver), |(fleet, mut receiver)| async move {
+            match receiver.recv().await {
+                Ok(change) => Some((vec![change], (fleet, receiver))),
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    let all =
+                        fleet.hosts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect::<Vec<_>>();
+                    Some((all.into_iter().map(Change::Host).collect(), (fleet, receiver)))
+                }
+                Err(broadcast::error::RecvError::Closed) => None,
+            }
+        })
+        .flat_map(stream::iter)
+    }
+}
+
+async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, heartbeat: Duration) {
+    loop {
+        let Some(host) = host.upgrade() else { return };
+        let answer = host.host.survey().await;
+        let changes = take_in(&host, answer, Timestamp::now());
+        let Some(fleet) = fleet.upgrade() else { return };
+        for change in changes {
+            // Nobody listening is fine.
+            let _ = fleet.changes.send(change);
+        }
+        drop(fleet);
+        let woken = host.wake.notified();
+        // A timeout is the next heartbeat, a wake-up an early one: either way the host is read again.
+        let _ = tokio::time::timeout(heartbeat, woken).await;
+    }
+}
+
+fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, now: Timestamp) -> Vec<Change> {
+    let mut view = host.view.write().unwrap_or_else(PoisonError::into_inner);
+    match answer {
+        Ok(survey) => {
+            let survey = Arc::new(survey);
+            let changes = differences(&host.name, view.survey.present().map(|before| &**before), &survey);
+            *view = HostView { survey: Observed::Present(survey), last_contact: Some(now), error: None };
+            changes
+        }
+        Err(error) => {
+            let since = match &view.survey {
+                Observed::Unknown { since, .. } => *since,
+                Observed::Absent | Observed::Present(_) => now,
+            };
+            let news = view.error.as_ref().map(HostError::reason) != Some(error.reason());
+            view.survey = Observed::Unknown { why: error.to_string(), since };
+            view.error = Some(error);
+            if news { vec![Change::Host(host.name.clone())] } else { Vec::new() }
+        }
+    }
+}
+
+/// What a listener has to know of the step from one survey to the next.
+fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change> {
+    let Some(before) = before else { return vec![Change::Host(name.to_owned())] };
+    let mut changes = Vec::new();
+    let changed = |uuid: &DomainUuid| before.domains.get(uuid) != now.domains.get(uuid);
+    let uuids = before.domains.keys().chain(now.domains.keys().filter(|uuid| !before.domains.contains_key(uuid)));
+    for uuid in uuids.filter(|uuid| changed(uuid)) {
+        let domain = now.domains.get(uuid).or_else(|| before.domains.get(uuid));
+        if let Some(tag) = domain.and_then(|domain| domain.tag.clone()) {
+            changes.push(Change::Domain(name.to_owned(), tag));
+        }
+    }
+    if before.volumes != now.volumes || before.filters != now.filters || before.facts != now.facts {
+        changes.push(Change::Host(name.to_owned()));
+    }
+    changes
+}

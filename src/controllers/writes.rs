@@ -1,0 +1,152 @@
+//! How the controllers write to the API server: server-side apply, each with a field manager of its own, and only
+//! what differs from what is there.
+
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::cache::{Cache, Cached};
+use super::context::Context;
+use super::error::Error;
+use crate::api::FINALIZER;
+
+/// The part of a status that one field manager writes.
+pub struct Share {
+    /// Name of the field manager.
+    pub manager: &'static str,
+    /// Top-level fields of the status.
+    pub fields: &'static [&'static str],
+    /// Types of conditions.
+    pub conditions: &'static [&'static str],
+}
+
+impl Share {
+    /// The part of a status that belongs to this manager.
+    fn of(&self, status: &Value) -> Value {
+        let mut part = Map::new();
+        for field in self.fields {
+            if let Some(value) = status.get(*field).filter(|value| !value.is_null()) {
+                part.insert((*field).to_owned(), value.clone());
+            }
+        }
+        let ours = |condition: &&Value| {
+            condition.get("type").and_then(Value::as_str).is_some_and(|kind| self.conditions.contains(&kind))
+        };
+        let conditions: Vec<_> =
+            status.get("conditions").and_then(Value::as_array).into_iter().flatten().filter(ours).cloned().collect();
+        if !conditions.is_empty() {
+            part.insert("conditions".to_owned(), conditions.into());
+        }
+        Value::Object(part)
+    }
+}
+
+/// Writes a share of an object's status, unless it stands there already. Fields of the share that `status` leaves out
+/// are removed.
+///
+/// # Errors
+/// What the API server says. An object that is gone meanwhile is no error.
+pub async fn apply_status<K>(
+    context: &Context,
+    cache: &Cache<K>,
+    api: &Api<K>,
+    object: &K,
+    share: &Share,
+    status: &impl Serialize,
+) -> Result<(), Error>
+where
+    K: Cached + Serialize,
+{
+    let wanted = share.of(&serde_json::to_value(status)?);
+    let newest = cache.latest(object);
+    let current = serde_json::to_value(newest.as_deref().unwrap_or(object))?;
+    if share.of(current.get("status").unwrap_or(&Value::Null)) == wanted {
+        return Ok(());
+    }
+    let name = object.name_any();
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        // With the uid an apply can't touch a new object of the same name.
+        "metadata": { "name": name, "uid": object.uid() },
+        "status": wanted,
+    });
+    context.metrics.write::<K>("status");
+    match api.patch_status(&name, &PatchParams::apply(share.manager).force(), &Patch::Apply(patch)).await {
+        Ok(written) => cache.absorb(written),
+        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Puts our finalizer on an object; it stays with whatever else stands there.
+///
+/// # Errors
+/// What the API server says.
+pub async fn add_finalizer<K: Cached>(
+    context: &Context,
+    cache: &Cache<K>,
+    api: &Api<K>,
+    object: &K,
+) -> Result<(), Error> {
+    if object.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        return Ok(());
+    }
+    let finalizers: Vec<_> = object.finalizers().iter().map(String::as_str).chain([FINALIZER]).collect();
+    write_finalizers(context, cache, api, object, &finalizers).await
+}
+
+/// Takes our finalizer away: from here on nothing outside stands for the object.
+///
+/// # Errors
+/// What the API server says; a conflict if the object changed since it was looked at.
+pub async fn remove_finalizer<K: Cached>(
+    context: &Context,
+    cache: &Cache<K>,
+    api: &Api<K>,
+    object: &K,
+) -> Result<(), Error> {
+    let rest: Vec<_> = object.finalizers().iter().map(String::as_str).filter(|name| *name != FINALIZER).collect();
+    if rest.len() == object.finalizers().len() {
+        return Ok(());
+    }
+    write_finalizers(context, cache, api, object, &rest).await
+}
+
+async fn write_finalizers<K: Cached>(
+    context: &Context,
+    cache: &Cache<K>,
+    api: &Api<K>,
+    object: &K,
+    finalizers: &[&str],
+) -> Result<(), Error> {
+    // The resource version makes this fail if anything happened to the object since the decision.
+    let patch = json!({
+        "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers },
+    });
+    context.metrics.write::<K>("metadata");
+    match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
+        Ok(written) => cache.absorb(written),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_its_fields_and_its_conditions_and_nothing_else() {
+        let share = Share { manager: "test", fields: &["phase"], conditions: &["Ready"] };
+        let status = json!({
+            "phase": "Running", "address": "172.16.1.2", "hypervisor": null,
+            "conditions": [{"type": "Ready", "status": "True"}, {"type": "Scheduled", "status": "True"}],
+        });
+        assert_eq!(share.of(&status), json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
+        assert_eq!(share.of(&Value::Null), json!({}));
+    }
+}

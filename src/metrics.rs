@@ -1,0 +1,172 @@
+//! What Prometheus is told.
+
+use std::time::Duration;
+
+use kube::Resource;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::api::Phase;
+
+/// The metrics of the operator and the registry that shows them.
+pub struct Metrics {
+    registry: Registry,
+    machines: Family<PhaseLabels, Gauge>,
+    transitions: Family<PhaseLabels, Histogram>,
+    calls: Family<CallLabels, Histogram>,
+    call_errors: Family<CallErrorLabels, Counter>,
+    reconciles: Family<KindLabels, Histogram>,
+    reconcile_errors: Family<ReconcileErrorLabels, Counter>,
+    writes: Family<WriteLabels, Counter>,
+    leader: Gauge,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PhaseLabels {
+    phase: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    host: String,
+    operation: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallErrorLabels {
+    host: String,
+    operation: &'static str,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReconcileErrorLabels {
+    kind: String,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WriteLabels {
+    kind: String,
+    part: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let seconds = || Histogram::new(exponential_buckets(0.005, 2.0, 16));
+        let mut metrics = Self {
+            registry: Registry::with_prefix("cascina"),
+            machines: Family::default(),
+            transitions: Family::new_with_constructor(seconds),
+            calls: Family::new_with_constructor(seconds),
+            call_errors: Family::default(),
+            reconciles: Family::new_with_constructor(seconds),
+            reconcile_errors: Family::default(),
+            writes: Family::default(),
+            leader: Gauge::default(),
+        };
+        metrics.register();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&mut self) {
+        let Self { registry, .. } = self;
+        registry.register("machines", "Virtual machines by phase", self.machines.clone());
+        registry.register_with_unit(
+            "machine_phase_transition",
+            "Time from the creation of a machine to the beginning of a phase",
+            Unit::Seconds,
+            self.transitions.clone(),
+        );
+        registry.register_with_unit(
+            "libvirt_call_duration",
+            "Time of calls to hosts",
+            Unit::Seconds,
+            self.calls.clone(),
+        );
+        registry.register("libvirt_call_errors", "Calls to hosts that failed", self.call_errors.clone());
+        registry.register_with_unit("reconcile_duration", "Time of reconciles", Unit::Seconds, self.reconciles.clone());
+        registry.register("reconcile_errors", "Reconciles that failed", self.reconcile_errors.clone());
+        registry.register("kubernetes_writes", "Writes to the API server", self.writes.clone());
+        registry.register("leader", "1 while this instance leads", self.leader.clone());
+    }
+
+    /// Machines by phase, counted anew.
+    pub fn set_machines(&self, phases: impl IntoIterator<Item = Phase>) {
+        self.machines.clear();
+        for phase in ALL_PHASES {
+            self.machines.get_or_create(&PhaseLabels { phase: format!("{phase:?}") }).set(0);
+        }
+        for phase in phases {
+            self.machines.get_or_create(&PhaseLabels { phase: format!("{phase:?}") }).inc();
+        }
+    }
+
+    /// A machine began a phase so long after its creation.
+    pub fn transition(&self, phase: Phase, since_creation: Duration) {
+        self.transitions
+            .get_or_create(&PhaseLabels { phase: format!("{phase:?}") })
+            .observe(since_creation.as_secs_f64());
+    }
+
+    /// A call to a host ended.
+    pub fn call(&self, host: &str, operation: &'static str, time: Duration, error: Option<&'static str>) {
+        self.calls.get_or_create(&CallLabels { host: host.to_owned(), operation }).observe(time.as_secs_f64());
+        if let Some(reason) = error {
+            self.call_errors.get_or_create(&CallErrorLabels { host: host.to_owned(), operation, reason }).inc();
+        }
+    }
+
+    /// A reconcile ended.
+    pub fn reconcile<K: Resource<DynamicType = ()>>(&self, time: Duration, error: Option<&'static str>) {
+        let kind = K::kind(&()).into_owned();
+        if let Some(reason) = error {
+            self.reconcile_errors.get_or_create(&ReconcileErrorLabels { kind: kind.clone(), reason }).inc();
+        }
+        self.reconciles.get_or_create(&KindLabels { kind }).observe(time.as_secs_f64());
+    }
+
+    /// A write to the API server; `part` is `status`, `metadata`, `object` or `event`.
+    pub fn write<K: Resource<DynamicType = ()>>(&self, part: &'static str) {
+        self.writes.get_or_create(&WriteLabels { kind: K::kind(&()).into_owned(), part }).inc();
+    }
+
+    /// Whether this instance leads.
+    pub fn set_leader(&self, leads: bool) {
+        self.leader.set(i64::from(leads));
+    }
+
+    /// The text that Prometheus reads.
+    ///
+    /// # Errors
+    /// Never with the metrics above; the encoder has an error type.
+    pub fn encode(&self) -> Result<String, std::fmt::Error> {
+        let mut page = String::new();
+        text::encode(&mut page, &self.registry)?;
+        Ok(page)
+    }
+}
+
+const ALL_PHASES: [Phase; 10] = [
+    Phase::Pending,
+    Phase::Scheduled,
+    Phase::Provisioning,
+    Phase::Booting,
+    Phase::Running,
+    Phase::Migrating,
+    Phase::Stopping,
+    Phase::Stopped,
+    Phase::Failed,
+    Phase::Unknown,
+];
