@@ -5,3 +5,4 @@ pub mod controllers;
 pub mod libvirt;
 pub mod metrics;
 pub mod network;
+pub mod operator;

@@ -1,3 +1,43 @@
 //! One subcommand per process that the chart runs.
 
-fn main() {}
+use std::process::ExitCode;
+
+use cascina::operator;
+use clap::{Parser, Subcommand};
+
+/// Cascina turns plain libvirt hosts into a private science cloud.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the operator.
+    Run(Box<operator::Options>),
+    /// Writes the custom resource definitions as YAML to standard output, one document each.
+    Crds,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Run(options) => operator::run(*options),
+        Command::Crds => crds(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cascina: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn crds() -> anyhow::Result<()> {
+    for definition in cascina::api::custom_resource_definitions() {
+        println!("---\n{}", serde_yaml::to_string(&definition)?.trim_end());
+    }
+    Ok(())
+}

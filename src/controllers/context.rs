@@ -74,6 +74,19 @@ pub struct Caches {
     pub machines: Arc<Cache<VirtualMachine>>,
 }
 
+impl Caches {
+    /// Waits until every kind has been listed in full: before that nothing may be concluded from an absence.
+    pub async fn ready(&self) {
+        tokio::join!(
+            self.hypervisors.ready(),
+            self.images.ready(),
+            self.flavours.ready(),
+            self.farms.ready(),
+            self.machines.ready(),
+        );
+    }
+}
+
 /// Tells the story of an object in `kubectl describe`.
 pub struct Events {
     recorder: Recorder,

