@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod controllers;
+pub mod guest;
 pub mod libvirt;
 pub mod metrics;
 pub mod network;

@@ -1,0 +1,215 @@
+//! The YAML files of a seed, written from typed data only.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::{DomainName, Guest, GuestError, Hostname};
+
+/// The first line by which cloud-init knows its configuration.
+const HEADER: &str = "#cloud-config\n";
+
+/// The name of the guest's network card.
+const NIC: &str = "eth0";
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct MetaData<'a> {
+    instance_id: Uuid,
+    local_hostname: &'a Hostname,
+}
+
+/// What a farm gives to all its machines. It is vendor-data, so the owner's user-data wins over each of it.
+#[derive(Serialize)]
+struct VendorData {
+    fqdn: String,
+    /// `localhost`: keeps the machine's own name in /etc/hosts and leaves the rest of the file alone.
+    manage_etc_hosts: &'static str,
+    disable_root: bool,
+    ssh_pwauth: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ssh_authorized_keys: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct NetworkConfig<'a> {
+    version: u8,
+    ethernets: BTreeMap<&'static str, Ethernet<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Ethernet<'a> {
+    r#match: Match,
+    set_name: &'static str,
+    dhcp4: bool,
+    dhcp6: bool,
+    addresses: [String; 1],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    routes: Option<[Route; 1]>,
+    nameservers: Nameservers<'a>,
+}
+
+#[derive(Serialize)]
+struct Match {
+    macaddress: String,
+}
+
+#[derive(Serialize)]
+struct Route {
+    /// Written as a prefix: not every renderer knows the word `default`.
+    to: &'static str,
+    via: Ipv4Addr,
+}
+
+#[derive(Serialize)]
+struct Nameservers<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    addresses: &'a [Ipv4Addr],
+    search: [&'a DomainName; 1],
+}
+
+fn yaml(file: &'static str, document: &impl Serialize) -> Result<String, GuestError> {
+    serde_yaml::to_string(document).map_err(|error| GuestError::Encoding { file, message: error.to_string() })
+}
+
+pub(super) fn meta_data(guest: &Guest) -> Result<String, GuestError> {
+    yaml("meta-data", &MetaData { instance_id: guest.instance_id, local_hostname: &guest.hostname })
+}
+
+pub(super) fn vendor_data(guest: &Guest) -> Result<String, GuestError> {
+    let line = |key: &ssh_key::PublicKey| {
+        key.to_openssh().map_err(|error| GuestError::Encoding { file: "vendor-data", message: error.to_string() })
+    };
+    let document = VendorData {
+        fqdn: guest.hostname.in_domain(&guest.domain),
+        manage_etc_hosts: "localhost",
+        disable_root: false,
+        ssh_pwauth: false,
+        ssh_authorized_keys: guest.ssh_keys.iter().map(line).collect::<Result<_, _>>()?,
+    };
+    Ok([HEADER, &yaml("vendor-data", &document)?].concat())
+}
+
+pub(super) fn network_config(guest: &Guest) -> Result<String, GuestError> {
+    let nic = guest.nic;
+    let ethernet = Ethernet {
+        r#match: Match { macaddress: nic.mac.to_string() },
+        set_name: NIC,
+        dhcp4: false,
+        dhcp6: false,
+        addresses: [[nic.address.to_string(), nic.prefix.to_string()].join("/")],
+        routes: nic.gateway.map(|via| [Route { to: "0.0.0.0/0", via }]),
+        nameservers: Nameservers { addresses: &guest.dns, search: [&guest.domain] },
+    };
+    yaml("network-config", &NetworkConfig { version: 2, ethernets: BTreeMap::from([(NIC, ethernet)]) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::guest::tests::guest;
+    use crate::guest::{PublicKey, parse_ssh_keys};
+    use proptest::prelude::*;
+    use serde_yaml::Value;
+
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+
+    fn read(text: &str) -> Value {
+        serde_yaml::from_str(text).unwrap()
+    }
+
+    fn keys_of(document: &Value) -> Vec<&str> {
+        document.as_mapping().unwrap().keys().map(|key| key.as_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn the_files_read_as_people_expect() {
+        let mut guest = guest();
+        guest.ssh_keys = parse_ssh_keys("sshKeys", &[[KEY, "ann@lab"].join(" ")]).unwrap();
+        insta::assert_snapshot!(meta_data(&guest).unwrap(), @r"
+        instance-id: 6f0c6a5e-0000-4000-8000-00000000000a
+        local-hostname: worker-1
+        ");
+        insta::assert_snapshot!(vendor_data(&guest).unwrap(), @r"
+        #cloud-config
+        fqdn: worker-1.atlas.cascina.internal
+        manage_etc_hosts: localhost
+        disable_root: false
+        ssh_pwauth: false
+        ssh_authorized_keys:
+        - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti ann@lab
+        ");
+        insta::assert_snapshot!(network_config(&guest).unwrap(), @r"
+        version: 2
+        ethernets:
+          eth0:
+            match:
+              macaddress: 02:00:ac:10:07:0a
+            set-name: eth0
+            dhcp4: false
+            dhcp6: false
+            addresses:
+            - 172.16.7.10/24
+            routes:
+            - to: 0.0.0.0/0
+              via: 172.16.7.1
+            nameservers:
+              addresses:
+              - 172.16.7.1
+              search:
+              - atlas.cascina.internal
+        ");
+    }
+
+    #[test]
+    fn without_gateway_and_servers_there_are_no_such_lines() {
+        let mut guest = guest();
+        guest.nic.gateway = None;
+        guest.dns.clear();
+        let ethernet = &read(&network_config(&guest).unwrap())["ethernets"]["eth0"];
+        assert!(ethernet.get("routes").is_none());
+        assert_eq!(keys_of(&ethernet["nameservers"]), ["search"]);
+    }
+
+    proptest! {
+        /// Whatever the names are, they are read back as these names and add no key.
+        #[test]
+        fn names_stay_in_their_fields(
+            hostname in "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?|yes|no|on|off|null|true|0x1f|0777|1e3|0b1|0o7|y|n",
+            domain in "[a-z0-9]([a-z0-9-]{0,9}[a-z0-9])?([.][a-z0-9]{1,5}){0,3}|yes|1[.]5e-3|1[.]5|12|null",
+        ) {
+            let mut guest = guest();
+            let (Ok(name), Ok(search)) = (hostname.parse::<Hostname>(), domain.parse::<DomainName>()) else {
+                return Ok(());
+            };
+            (guest.hostname, guest.domain) = (name, search);
+            let document = read(&meta_data(&guest).unwrap());
+            prop_assert_eq!(keys_of(&document), ["instance-id", "local-hostname"]);
+            prop_assert_eq!(document["local-hostname"].as_str(), Some(hostname.as_str()));
+            let document = read(&network_config(&guest).unwrap());
+            prop_assert_eq!(document["ethernets"]["eth0"]["nameservers"]["search"][0].as_str(), Some(domain.as_str()));
+            let document = read(&vendor_data(&guest).unwrap());
+            let fqdn = [hostname, domain].join(".");
+            prop_assert_eq!(document["fqdn"].as_str(), Some(fqdn.as_str()));
+        }
+
+        /// Whatever a key's comment is, it stays in the key's line.
+        #[test]
+        fn comments_stay_in_their_keys(comments in prop::collection::vec("[ -~]{0,40}|\\PC{0,20}|[:#&*!|>'\"%@`{}\\[\\], -]{1,20}", 1..4)) {
+            let mut guest = guest();
+            let lines: Vec<_> = comments.iter().map(|comment| [KEY, comment].join(" ")).collect();
+            guest.ssh_keys = lines.iter().filter_map(|line| parse_ssh_keys("", std::slice::from_ref(line)).ok()).flatten().collect();
+            let document = read(&vendor_data(&guest).unwrap());
+            let written: Vec<String> = document.get("ssh_authorized_keys").map_or_else(Vec::new, |keys| {
+                keys.as_sequence().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect()
+            });
+            let expected: Vec<String> = guest.ssh_keys.iter().map(|key: &PublicKey| key.to_openssh().unwrap()).collect();
+            prop_assert_eq!(written, expected);
+            let allowed = ["fqdn", "manage_etc_hosts", "disable_root", "ssh_pwauth", "ssh_authorized_keys"];
+            prop_assert!(keys_of(&document).iter().all(|key| allowed.contains(key)));
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What goes into a guest: its NoCloud seed. Pure, and the same bytes for the same input.
+
+mod cloud_config;
+mod names;
+mod seed;
+mod ssh_keys;
+mod user_data;
+mod vfat;
+
+use std::net::Ipv4Addr;
+
+use uuid::Uuid;
+
+use crate::network::MacAddress;
+
+pub use names::{DomainName, Hostname};
+pub use seed::{Seed, SeedHash, seed, seed_volume};
+pub use ssh_key::PublicKey;
+pub use ssh_keys::parse_ssh_keys;
+pub use user_data::UserDataText;
+
+/// All that a guest is told about itself.
+#[derive(Clone, Debug)]
+pub struct Guest {
+    /// The machine's uid: a guest takes another one for its first boot.
+    pub instance_id: Uuid,
+    /// Its host name.
+    pub hostname: Hostname,
+    /// The domain of its farm: completes its name and is searched for others.
+    pub domain: DomainName,
+    /// Its network card.
+    pub nic: GuestNic,
+    /// DNS servers.
+    pub dns: Vec<Ipv4Addr>,
+    /// Keys that may log in, as the image's default user and as root.
+    pub ssh_keys: Vec<PublicKey>,
+    /// What the machine's owner gave, handed through byte for byte.
+    pub user_data: Option<UserDataText>,
+}
+
+/// The network card of a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestNic {
+    /// By which the guest finds it.
+    pub mac: MacAddress,
+    /// Its only address.
+    pub address: Ipv4Addr,
+    /// Length of the network's prefix, 24 in a farm.
+    pub prefix: u8,
+    /// The way out, where there is one.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+/// Why a guest can't be given its seed. None of these gets better by trying again: somebody must change an object.
+#[derive(Debug, thiserror::Error)]
+pub enum GuestError {
+    /// User-data beyond the limit.
+    #[error("userData: {actual} bytes, the limit is {limit} (16 KiB): fetch the rest from within the guest")]
+    UserDataTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+        /// The actual size in bytes.
+        actual: usize,
+    },
+    /// User-data that is no text.
+    #[error("userData: not UTF-8 at byte {position}: give text, binary files can be base64 in write_files")]
+    UserDataNotUtf8 {
+        /// Where the first wrong byte is.
+        position: usize,
+    },
+    /// User-data with a NUL.
+    #[error("userData: a NUL at byte {position}: give text")]
+    UserDataNul {
+        /// Where the NUL is.
+        position: usize,
+    },
+    /// A key that isn't one. The key itself is not repeated.
+    #[error("{field}[{index}]: {problem}")]
+    SshKey {
+        /// The field with the list of keys.
+        field: String,
+        /// Which of the list, from 0.
+        index: usize,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// A host name or domain that isn't one.
+    #[error("{name:?} can't be a {kind}: {problem}")]
+    Name {
+        /// What it was to be.
+        kind: &'static str,
+        /// The name, shortened.
+        name: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The files don't fit.
+    #[error("the seed's files have {actual} bytes, {limit} fit: give fewer SSH keys")]
+    SeedTooLarge {
+        /// What fits.
+        limit: usize,
+        /// What there is.
+        actual: usize,
+    },
+    /// A file of the seed couldn't be encoded: an error in Cascina.
+    #[error("the seed's {file} can't be encoded: {message}")]
+    Encoding {
+        /// Name of the file.
+        file: &'static str,
+        /// What the encoder said.
+        message: String,
+    },
+}
+
+impl GuestError {
+    /// One CamelCase word for conditions and metrics.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::UserDataTooLarge { .. } | Self::UserDataNotUtf8 { .. } | Self::UserDataNul { .. } => {
+                "InvalidUserData"
+            }
+            Self::SshKey { .. } => "InvalidSshKey",
+            Self::Name { .. } => "InvalidName",
+            Self::SeedTooLarge { .. } => "SeedTooLarge",
+            Self::Encoding { .. } => "SeedEncoding",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) fn guest() -> Guest {
+        let address = Ipv4Addr::new(172, 16, 7, 10);
+        let gateway = Ipv4Addr::new(172, 16, 7, 1);
+        Guest {
+            instance_id: "6f0c6a5e-0000-4000-8000-00000000000a".parse().unwrap(),
+            hostname: "worker-1".parse().unwrap(),
+            domain: "atlas.cascina.internal".parse().unwrap(),
+            nic: GuestNic { mac: MacAddress::of(address), address, prefix: 24, gateway: Some(gateway) },
+            dns: vec![gateway],
+            ssh_keys: Vec::new(),
+            user_data: None,
+        }
+    }
+}

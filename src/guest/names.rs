@@ -1,0 +1,121 @@
+//! Host names and domains that may stand in a guest's files.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Serialize, Serializer};
+
+use super::GuestError;
+
+/// A DNS-1123 label, at most 63 characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Hostname(String);
+
+/// DNS-1123 labels joined by dots, at most 253 characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DomainName(String);
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+/// `2026-01-31`: cloud-init's YAML reader makes a date of it where a name should stand, and its first boot fails.
+fn is_date(text: &str) -> bool {
+    text.len() == 10
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() })
+}
+
+fn refuse(kind: &'static str, name: &str, problem: &'static str) -> GuestError {
+    GuestError::Name { kind, name: name.chars().take(80).collect(), problem }
+}
+
+impl FromStr for Hostname {
+    type Err = GuestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if !is_label(text) {
+            return Err(refuse("host name", text, "use at most 63 of a-z, 0-9 and -, not - at either end"));
+        }
+        if is_date(text) {
+            return Err(refuse("host name", text, "guests read it as a date; add a letter"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl FromStr for DomainName {
+    type Err = GuestError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.len() > 253 || !text.split('.').all(is_label) {
+            return Err(refuse("domain", text, "use names of a-z, 0-9 and - joined by dots, 253 characters in all"));
+        }
+        if is_date(text) {
+            return Err(refuse("domain", text, "guests read it as a date; add a letter"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Hostname {
+    /// The name with its domain.
+    #[must_use]
+    pub fn in_domain(&self, domain: &DomainName) -> String {
+        [self.0.as_str(), domain.0.as_str()].join(".")
+    }
+}
+
+impl fmt::Display for Hostname {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl fmt::Display for DomainName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+impl Serialize for Hostname {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl Serialize for DomainName {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_no_name_is_refused() {
+        let long = "a".repeat(64);
+        for text in ["", "-a", "a-", "A", "a.b", "a\nruncmd: [reboot]", "a b", "ä", "2026-01-31", long.as_str()] {
+            assert!(text.parse::<Hostname>().is_err(), "{text}");
+        }
+        for text in ["", ".", "a.", ".a", "a..b", "a.B", "a b.c", "a.b\n"] {
+            assert!(text.parse::<DomainName>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(text in ".{0,80}") {
+            let _ = text.parse::<Hostname>();
+            let _ = text.parse::<DomainName>();
+        }
+    }
+}
