@@ -1,5 +1,6 @@
 //! Cascina turns plain libvirt hosts into a private science cloud. `docs/architecture.md` is the way in.
 
+mod xml;
 pub mod api;
 pub mod controllers;
 pub mod guest;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::api::{Bytes, DiskFormat, Virtualization};
-use crate::network::{FarmNetwork, MacAddress};
+use crate::network::{FarmNetwork, MacAddress, RuleSet};
 
 /// What a call to a host gives.
 pub type Result<T> = std::result::Result<T, HostError>;
@@ -127,8 +127,10 @@ pub struct Survey {
     pub facts: HostFacts,
     /// Every domain on the host, also those that aren't ours.
     pub domains: BTreeMap<DomainUuid, SurveyedDomain>,
-    /// Names of the volumes in our pool.
+    /// Names of the complete volumes in our pool.
     pub volumes: BTreeSet<String>,
+    /// Names of volumes whose content is not all there: being written now, or left by a writer that died.
+    pub incomplete_volumes: BTreeSet<String>,
     /// Names of the filters that start with `cascina-`.
     pub filters: BTreeSet<String>,
     /// Space of our pool.
@@ -191,15 +193,6 @@ pub struct OwnershipTag {
     pub epoch: i64,
     /// Hash of what the domain was made from; another hash means a restart would change something.
     pub spec_hash: String,
-}
-
-/// Which set of filter rules a NIC gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RuleSet {
-    /// A machine of a farm.
-    Machine,
-    /// The farm's side of a router.
-    Router,
 }
 
 /// A network card.

@@ -4,5 +4,7 @@ mod host;
 
 pub use host::{
     ConsoleLog, DataDisk, DomainRun, DomainSpec, DomainUuid, Firmware, Host, HostError, HostFacts, Kernel, Nic,
-    OwnershipTag, PoolSpace, Progress, Result, RootDisk, RuleSet, StopReason, Survey, SurveyedDomain, VolumeSpec,
+    OwnershipTag, PoolSpace, Progress, Result, RootDisk, StopReason, Survey, SurveyedDomain, VolumeSpec,
 };
+
+pub use crate::network::RuleSet;

@@ -22,6 +22,12 @@ impl FarmNetwork {
     /// How many machines fit.
     pub const ADDRESSES: usize = 253;
 
+    /// The address of the network itself.
+    #[must_use]
+    pub fn network(self) -> Ipv4Addr {
+        self.0.network()
+    }
+
     /// The gateway's address.
     #[must_use]
     pub fn gateway(self) -> Ipv4Addr {

@@ -1,0 +1,200 @@
+//! XML documents as data, written in one place by an XML writer. Nothing in Cascina makes XML with `format!`.
+
+use std::borrow::Cow;
+use std::io;
+
+use quick_xml::Writer;
+use quick_xml::events::{BytesEnd, BytesStart, BytesText, Event};
+
+/// An element with its attributes, its text and its children, in this order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Element {
+    name: Cow<'static, str>,
+    attributes: Vec<(Cow<'static, str>, String)>,
+    text: Option<String>,
+    children: Vec<Element>,
+}
+
+/// Text that must not stand in a document.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the text in <{element}> has a character that XML can't carry or that is a control character")]
+pub struct BadText {
+    /// The element in which the text stands.
+    pub element: String,
+}
+
+impl Element {
+    /// An element without anything in it.
+    #[must_use]
+    pub fn new(name: impl Into<Cow<'static, str>>) -> Self {
+        Self { name: name.into(), attributes: Vec::new(), text: None, children: Vec::new() }
+    }
+
+    /// With a further attribute.
+    #[must_use]
+    pub fn attribute(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+        self.attributes.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// With this text.
+    #[must_use]
+    pub fn text(mut self, text: impl ToString) -> Self {
+        self.text = Some(text.to_string());
+        self
+    }
+
+    /// With a further child.
+    #[must_use]
+    pub fn child(mut self, child: Element) -> Self {
+        self.children.push(child);
+        self
+    }
+
+    /// With these further children.
+    #[must_use]
+    pub fn children(mut self, children: impl IntoIterator<Item = Element>) -> Self {
+        self.children.extend(children);
+        self
+    }
+
+    /// The document.
+    ///
+    /// # Errors
+    /// Control characters and what XML 1.0 has no way to write are refused: a parser would change or reject them.
+    pub fn to_xml(&self) -> Result<String, BadText> {
+        self.check()?;
+        let mut writer = Writer::new_with_indent(Vec::new(), b' ', 2);
+        // Writing to memory can't fail, and what was written came from `str`.
+        let written = self.write(&mut writer).map(|()| writer.into_inner()).unwrap_or_default();
+        Ok(String::from_utf8_lossy(&written).into_owned())
+    }
+
+    fn check(&self) -> Result<(), BadText> {
+        let mut texts = self.attributes.iter().map(|(_, value)| value).chain(&self.text);
+        if texts.any(|text| text.contains(is_forbidden)) {
+            return Err(BadText { element: self.name.clone().into_owned() });
+        }
+        self.children.iter().try_for_each(Element::check)
+    }
+
+    fn write(&self, writer: &mut Writer<Vec<u8>>) -> io::Result<()> {
+        let attributes = self.attributes.iter().map(|(name, value)| (name.as_ref(), value.as_str()));
+        let start = BytesStart::new(self.name.as_ref()).with_attributes(attributes);
+        if self.text.is_none() && self.children.is_empty() {
+            return writer.write_event(Event::Empty(start));
+        }
+        writer.write_event(Event::Start(start))?;
+        if let Some(text) = &self.text {
+            writer.write_event(Event::Text(BytesText::new(text)))?;
+        }
+        for child in &self.children {
+            child.write(writer)?;
+        }
+        writer.write_event(Event::End(BytesEnd::new(self.name.as_ref())))
+    }
+}
+
+/// Text for people, with what [`Element::to_xml`] would refuse replaced.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    text.replace(is_forbidden, "\u{FFFD}")
+}
+
+fn is_forbidden(character: char) -> bool {
+    character.is_control() || matches!(character, '\u{FFFE}' | '\u{FFFF}')
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use quick_xml::Reader;
+    use quick_xml::XmlVersion;
+
+    /// Reads a document back; whitespace between elements is dropped.
+    pub(crate) fn parse(xml: &str) -> Element {
+        let mut reader = Reader::from_str(xml);
+        let mut open = vec![Element::new("document")];
+        loop {
+            match reader.read_event().unwrap() {
+                Event::Start(start) => open.push(opened(&start)),
+                Event::Empty(start) => open.last_mut().unwrap().children.push(opened(&start)),
+                Event::Text(text) => push_text(open.last_mut().unwrap(), &text.xml10_content()),
+                Event::GeneralRef(reference) => {
+                    let resolved = reference.resolve_char_ref().unwrap().map(String::from);
+                    let entity = || quick_xml::escape::resolve_predefined_entity(&reference.xml10_content()).unwrap();
+                    let text = resolved.unwrap_or_else(|| entity().to_owned());
+                    push_text(open.last_mut().unwrap(), &text);
+                }
+                Event::End(_) => {
+                    let mut closed = open.pop().unwrap();
+                    if !closed.children.is_empty() {
+                        closed.text = closed.text.filter(|text| !text.trim().is_empty());
+                    }
+                    open.last_mut().unwrap().children.push(closed);
+                }
+                Event::Eof => break,
+                _ => {}
+            }
+        }
+        let mut document = open.pop().unwrap();
+        assert!(open.is_empty() && document.children.len() == 1);
+        document.children.remove(0)
+    }
+
+    fn opened(start: &BytesStart<'_>) -> Element {
+        let mut element = Element::new(start.name().as_ref().to_owned());
+        for attribute in start.attributes() {
+            let attribute = attribute.unwrap();
+            let value = attribute.normalized_value(XmlVersion::Implicit1_0).unwrap();
+            element = element.attribute(attribute.key.as_ref().to_owned(), value);
+        }
+        element
+    }
+
+    fn push_text(element: &mut Element, text: &str) {
+        element.text.get_or_insert_default().push_str(text);
+    }
+
+    impl Element {
+        pub(crate) fn find(&self, path: &str) -> Option<&Element> {
+            path.split('/').try_fold(self, |element, name| element.children.iter().find(|child| child.name == name))
+        }
+
+        pub(crate) fn get(&self, attribute: &str) -> Option<&str> {
+            self.attributes.iter().find(|(name, _)| name == attribute).map(|(_, value)| value.as_str())
+        }
+
+        pub(crate) fn content(&self) -> &str {
+            self.text.as_deref().unwrap_or_default()
+        }
+
+        /// The names of the elements and attributes, without what they hold.
+        pub(crate) fn shape(&self) -> Element {
+            let mut shape = Element::new(self.name.clone());
+            shape.attributes = self.attributes.iter().map(|(name, _)| (name.clone(), String::new())).collect();
+            shape.children = self.children.iter().map(Element::shape).collect();
+            shape
+        }
+    }
+
+    #[test]
+    fn control_characters_are_refused_wherever_they_stand() {
+        for text in ["a\0b", "a\nb", "\u{7f}", "\u{ffff}", "\u{85}"] {
+            let inside = Element::new("a").child(Element::new("b").text(text));
+            assert_eq!(inside.to_xml(), Err(BadText { element: "b".to_owned() }), "{text:?}");
+            assert!(Element::new("a").attribute("b", text).to_xml().is_err(), "{text:?}");
+            assert!(Element::new("a").text(printable(text)).to_xml().is_ok(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_stays_text(value in "\\PC{0,40}", text in "\\PC{1,40}") {
+            let (value, text) = (printable(&value), printable(&text));
+            let element = Element::new("a").attribute("b", value).child(Element::new("c").text(text));
+            prop_assert_eq!(parse(&element.to_xml().unwrap()), element);
+        }
+    }
+}
