@@ -1,0 +1,316 @@
+//! A domain as libvirt takes it.
+//!
+//! This is the security boundary towards the host: whoever chooses a path here reads that file. Paths come from libvirt
+//! (it knows where a volume lies), names and user text go through [`Element`], which escapes them.
+
+use std::collections::BTreeMap;
+
+use super::host::{ConsoleLog, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
+use super::tag::{self, DOMAIN_PREFIX};
+use crate::api::{DiskFormat, Virtualization};
+use crate::network::filters;
+use crate::xml::{Element, printable};
+
+/// Where the volumes of the pool lie, by name, as libvirt told it.
+pub(super) type Paths = BTreeMap<String, String>;
+
+/// Seconds between two readings of a guest's memory use.
+const BALLOON_PERIOD: u32 = 10;
+
+/// A volume that isn't in the pool.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("volume {0} isn't in the pool")]
+pub(super) struct NoSuchVolume(pub(super) String);
+
+/// The name of a domain.
+pub(super) fn name(uuid: DomainUuid) -> String {
+    [DOMAIN_PREFIX, &uuid.to_string()].concat()
+}
+
+/// The name of a NIC's device on the host: follows from its address, so that measurements can be told apart. libvirt
+/// would take a name that starts with `vnet` for its own.
+pub(super) fn device(nic: &Nic) -> String {
+    format!("c{:08x}", u32::from(nic.address))
+}
+
+/// The volumes that a domain uses.
+pub(super) fn volumes(spec: &DomainSpec) -> Vec<&str> {
+    let mut volumes = Vec::new();
+    if let Some(root) = &spec.root {
+        volumes.extend([root.volume.as_str(), root.base.as_str()]);
+    }
+    volumes.extend(spec.data.iter().map(|data| data.volume.as_str()));
+    volumes.extend(spec.seed.as_deref());
+    if let Firmware::Kernel(kernel) = &spec.firmware {
+        volumes.push(&kernel.kernel);
+        volumes.extend(kernel.initrd.as_deref());
+    }
+    volumes
+}
+
+/// The domain.
+pub(super) fn document(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSuchVolume> {
+    let (kind, cpu) = match spec.virtualization {
+        Virtualization::Kvm => ("kvm", Element::new("cpu").attribute("mode", "host-model")),
+        Virtualization::Emulated => ("qemu", Element::new("cpu").attribute("mode", "maximum")),
+    };
+    Ok(Element::new("domain")
+        .attribute("type", kind)
+        .child(leaf("name", name(spec.uuid)))
+        .child(leaf("uuid", spec.uuid))
+        .child(leaf("title", printable(&spec.title)))
+        .child(Element::new("metadata").child(tag::element(&spec.tag)))
+        .child(leaf("memory", spec.memory.kibibytes()).attribute("unit", "KiB"))
+        .child(Element::new("memoryBacking").child(Element::new("nosharepages")))
+        .child(leaf("vcpu", spec.cpus.max(1)).attribute("placement", "static"))
+        .child(boot(&spec.firmware, paths)?)
+        .child(Element::new("features").children([Element::new("acpi"), Element::new("apic")]))
+        .child(cpu)
+        .child(Element::new("clock").attribute("offset", "utc"))
+        .child(leaf("on_poweroff", "destroy"))
+        .child(leaf("on_reboot", "restart"))
+        .child(leaf("on_crash", "destroy"))
+        .child(devices(spec, paths)?))
+}
+
+fn leaf(name: &'static str, text: impl ToString) -> Element {
+    Element::new(name).text(text)
+}
+
+fn typed(name: &'static str, kind: &str) -> Element {
+    Element::new(name).attribute("type", kind)
+}
+
+fn path<'a>(volume: &str, paths: &'a Paths) -> Result<&'a str, NoSuchVolume> {
+    paths.get(volume).map(String::as_str).ok_or_else(|| NoSuchVolume(volume.to_owned()))
+}
+
+fn boot(firmware: &Firmware, paths: &Paths) -> Result<Element, NoSuchVolume> {
+    let machine = leaf("type", "hvm").attribute("arch", "x86_64").attribute("machine", "q35");
+    let os = Element::new("os").child(machine);
+    let Firmware::Kernel(Kernel { kernel, initrd, cmdline }) = firmware else { return Ok(os) };
+    let os = os.child(leaf("kernel", path(kernel, paths)?));
+    let os = match initrd {
+        Some(initrd) => os.child(leaf("initrd", path(initrd, paths)?)),
+        None => os,
+    };
+    Ok(os.child(leaf("cmdline", cmdline)))
+}
+
+fn devices(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSuchVolume> {
+    let serial = match spec.console {
+        ConsoleLog::Pty => typed("serial", "pty"),
+    };
+    let agent = Element::new("target").attribute("type", "virtio").attribute("name", "org.qemu.guest_agent.0");
+    let random = leaf("backend", "/dev/urandom").attribute("model", "random");
+    let memory_use = Element::new("stats").attribute("period", BALLOON_PERIOD);
+    Ok(Element::new("devices")
+        .children(disks(spec, paths)?)
+        .children(spec.nics.iter().map(interface))
+        .child(typed("controller", "usb").attribute("model", "none"))
+        .child(serial)
+        .child(typed("channel", "unix").child(agent))
+        .child(Element::new("rng").attribute("model", "virtio").child(random))
+        .child(Element::new("memballoon").attribute("model", "virtio").child(memory_use))
+        .child(Element::new("panic").attribute("model", "isa")))
+}
+
+/// A disk: what it is on the host, and what the guest sees.
+struct Disk<'a> {
+    volume: &'a str,
+    format: &'a str,
+    base: Option<(&'a str, DiskFormat)>,
+    cache: &'a str,
+    target: &'a str,
+    serial: &'a str,
+}
+
+fn disks(spec: &DomainSpec, paths: &Paths) -> Result<Vec<Element>, NoSuchVolume> {
+    let cache = |local| if spec.shared_storage { "none" } else { local };
+    let mut disks = Vec::new();
+    if let Some(root) = &spec.root {
+        let base = Some((root.base.as_str(), root.base_format));
+        let cache = cache("writethrough");
+        let disk = Disk { volume: &root.volume, format: "qcow2", base, cache, target: "vda", serial: "root" };
+        disks.push(disk.element(paths)?.child(Element::new("boot").attribute("order", 1)));
+    }
+    if let Some(data) = &spec.data {
+        let cache = cache("writeback");
+        let disk = Disk { volume: &data.volume, format: "qcow2", base: None, cache, target: "vdb", serial: "data" };
+        disks.push(disk.element(paths)?);
+    }
+    if let Some(volume) = &spec.seed {
+        let cache = cache("writeback");
+        let disk = Disk { volume, format: "raw", base: None, cache, target: "vdc", serial: "seed" };
+        disks.push(disk.element(paths)?.child(Element::new("readonly")));
+    }
+    Ok(disks)
+}
+
+impl Disk<'_> {
+    /// The chain behind the disk is complete and ends with an empty `<backingStore/>`: nothing is probed on the host.
+    fn element(&self, paths: &Paths) -> Result<Element, NoSuchVolume> {
+        let driver = Element::new("driver")
+            .attribute("name", "qemu")
+            .attribute("type", self.format)
+            .attribute("cache", self.cache)
+            .attribute("error_policy", "stop");
+        let end = Element::new("backingStore");
+        let behind = match self.base {
+            Some((base, format)) => typed("backingStore", "file")
+                .child(typed("format", format_name(format)))
+                .child(Element::new("source").attribute("file", path(base, paths)?))
+                .child(end),
+            None => end,
+        };
+        Ok(typed("disk", "file")
+            .attribute("device", "disk")
+            .child(driver)
+            .child(Element::new("source").attribute("file", path(self.volume, paths)?))
+            .child(behind)
+            .child(Element::new("target").attribute("dev", self.target).attribute("bus", "virtio"))
+            .child(leaf("serial", self.serial)))
+    }
+}
+
+/// libvirt's name of a disk format.
+pub(super) const fn format_name(format: DiskFormat) -> &'static str {
+    match format {
+        DiskFormat::Qcow2 => "qcow2",
+        DiskFormat::Raw => "raw",
+    }
+}
+
+fn interface(nic: &Nic) -> Element {
+    let parameters = filters::parameters(nic.address, nic.farm);
+    let parameters =
+        parameters.map(|(name, value)| Element::new("parameter").attribute("name", name).attribute("value", value));
+    let filter = Element::new("filterref").attribute("filter", nic.rules.filter_name()).children(parameters);
+    typed("interface", "bridge")
+        .child(Element::new("mac").attribute("address", nic.mac))
+        .child(Element::new("source").attribute("bridge", &nic.bridge))
+        .child(Element::new("target").attribute("dev", device(nic)))
+        .child(typed("model", "virtio"))
+        .child(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::host::{DataDisk, OwnershipTag, RootDisk};
+    use super::super::tag::tests::any_tag;
+    use super::*;
+    use crate::api::Bytes;
+    use crate::network::{MacAddress, RuleSet};
+    use crate::xml::tests::parse;
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    fn spec() -> DomainSpec {
+        let uuid = Uuid::from_u128(0x1234);
+        let address = "172.16.1.10".parse().unwrap();
+        DomainSpec {
+            uuid: DomainUuid(uuid),
+            title: "physics/worker-1".to_owned(),
+            tag: OwnershipTag {
+                cluster: "6f2c".to_owned(),
+                namespace: "physics".to_owned(),
+                name: "worker-1".to_owned(),
+                uid: uuid,
+                epoch: 3,
+                spec_hash: "abcdef".to_owned(),
+            },
+            virtualization: Virtualization::Emulated,
+            cpus: 2,
+            memory: Bytes::mebi(512),
+            firmware: Firmware::Disk,
+            root: Some(RootDisk { volume: "root".into(), base: "base".into(), base_format: DiskFormat::Qcow2 }),
+            data: Some(DataDisk { volume: "data".into() }),
+            seed: Some("seed".into()),
+            nics: vec![Nic {
+                bridge: "br0".into(),
+                mac: MacAddress::of(address),
+                address,
+                farm: "172.16.1.0/24".parse().unwrap(),
+                rules: RuleSet::Machine,
+            }],
+            shared_storage: false,
+            console: ConsoleLog::Pty,
+        }
+    }
+
+    fn paths(spec: &DomainSpec) -> Paths {
+        volumes(spec).into_iter().map(|name| (name.to_owned(), ["/pool/", name].concat())).collect()
+    }
+
+    fn xml(spec: &DomainSpec) -> String {
+        document(spec, &paths(spec)).unwrap().to_xml().unwrap()
+    }
+
+    fn with_kernel() -> DomainSpec {
+        let kernel =
+            Kernel { kernel: "vmlinuz".into(), initrd: Some("initrd".into()), cmdline: "root=/dev/vda".into() };
+        DomainSpec { firmware: Firmware::Kernel(kernel), root: None, data: None, seed: None, ..spec() }
+    }
+
+    #[test]
+    fn a_worker() {
+        insta::assert_snapshot!(xml(&spec()));
+    }
+
+    #[test]
+    fn a_router_on_shared_storage() {
+        let mut router = DomainSpec { virtualization: Virtualization::Kvm, shared_storage: true, ..with_kernel() };
+        router.nics[0].rules = RuleSet::Router;
+        insta::assert_snapshot!(xml(&router));
+    }
+
+    #[test]
+    fn shared_storage_is_not_cached() {
+        let shared = xml(&DomainSpec { shared_storage: true, ..spec() });
+        assert_eq!(shared.matches("cache=\"none\"").count(), 3);
+    }
+
+    #[test]
+    fn a_missing_volume_is_named() {
+        for name in ["root", "base", "data", "seed"] {
+            let mut paths = paths(&spec());
+            paths.remove(name);
+            assert_eq!(document(&spec(), &paths), Err(NoSuchVolume(name.to_owned())));
+        }
+    }
+
+    #[test]
+    fn a_device_name_fits_and_is_not_libvirts() {
+        let device = device(&spec().nics[0]);
+        assert_eq!(device, "cac10010a");
+        assert!(device.len() <= 15);
+    }
+
+    #[test]
+    fn control_characters_in_a_command_line_are_refused() {
+        let mut spec = with_kernel();
+        if let Firmware::Kernel(kernel) = &mut spec.firmware {
+            kernel.cmdline = "quiet\ninit=/bin/sh".to_owned();
+        }
+        assert!(document(&spec, &paths(&spec)).unwrap().to_xml().is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_people_write_stays_text(tag in any_tag(), title in "\\PC{1,60}", cmdline in "\\PC{1,60}") {
+            let plain = with_kernel();
+            let mut hostile = DomainSpec { title: title.clone(), tag: tag.clone(), ..plain.clone() };
+            let cmdline = printable(&cmdline);
+            if let Firmware::Kernel(kernel) = &mut hostile.firmware {
+                kernel.cmdline.clone_from(&cmdline);
+            }
+            let read = parse(&xml(&hostile));
+            prop_assert_eq!(read.shape(), parse(&xml(&plain)).shape());
+            prop_assert_eq!(read.find("title").unwrap().content(), printable(&title));
+            prop_assert_eq!(read.find("os/cmdline").unwrap().content(), cmdline);
+            let machine = read.find("metadata/casc:machine").unwrap();
+            prop_assert_eq!(machine.get("namespace"), Some(tag.namespace.as_str()));
+            prop_assert_eq!(machine.get("name"), Some(tag.name.as_str()));
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! A host over libvirt RPC.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use tokio::sync::Semaphore;
+use tokio::time::interval;
+
+use super::config::{ConfigError, HostConfig};
+use super::credentials::Door;
+use super::error::Failure;
+use super::host::{DomainSpec, DomainUuid, Host, HostError, Progress, Result, Survey, SurveyedDomain, VolumeSpec};
+use super::link::{Link, Session};
+use super::survey::{self, Known};
+use super::volumes::{self, Place};
+use super::{agent, domains, filters, upload};
+use crate::api::DiskFormat;
+use crate::network::RuleSet;
+
+/// How many call deadlines a start may take.
+const STARTS_TAKE: u32 = 4;
+/// Uploads at once: they are long, and other writes need their turn.
+const UPLOADS_IN_FLIGHT: usize = 2;
+/// Questions to guest agents at once: an agent that hangs must not keep the host from being read.
+const AGENTS_IN_FLIGHT: usize = 2;
+/// How often the progress of an upload is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// A host over libvirt RPC: one connection for reading, one for writing, both opened when first needed.
+///
+/// Must be used within a tokio runtime with time enabled. A host that hangs holds at most twice
+/// [`HostConfig::calls_in_flight`] of its blocking threads.
+pub struct LibvirtHost {
+    config: HostConfig,
+    place: Place,
+    reads: Link,
+    writes: Link,
+    known: Arc<Known>,
+    starts: Arc<Semaphore>,
+    uploads: Arc<Semaphore>,
+    agents: Arc<Semaphore>,
+}
+
+impl LibvirtHost {
+    /// Checks the configuration and lays down the credentials; doesn't speak with the host yet.
+    ///
+    /// # Errors
+    /// The configuration can't be worked with, or the credentials can't be written.
+    pub fn new(config: HostConfig) -> std::result::Result<Self, ConfigError> {
+        let door = Arc::new(Door::new(&config)?);
+        let link = || Link::new(door.clone(), config.connect_deadline, config.calls_in_flight);
+        Ok(Self {
+            place: Place { pool: config.pool.clone(), shared: config.shared },
+            reads: link(),
+            writes: link(),
+            known: Arc::default(),
+            starts: Arc::new(Semaphore::new(config.starts_in_flight.max(1))),
+            uploads: Arc::new(Semaphore::new(UPLOADS_IN_FLIGHT)),
+            agents: Arc::new(Semaphore::new(AGENTS_IN_FLIGHT)),
+            config,
+        })
+    }
+
+    async fn read<T, W>(&self, operation: &'static str, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Session) -> std::result::Result<T, Failure> + Send + 'static,
+    {
+        self.observed(operation, self.reads.run(operation, self.config.call_deadline, work)).await
+    }
+
+    async fn write<T, W>(&self, operation: &'static str, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: FnOnce(&Session) -> std::result::Result<T, Failure> + Send + 'static,
+    {
+        self.observed(operation, self.writes.run(operation, self.config.call_deadline, work)).await
+    }
+
+    /// The one place through which every call passes.
+    async fn observed<T>(&self, operation: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let started = Instant::now();
+        let result = call.await;
+        let outcome = result.as_ref().err().map_or("ok", HostError::reason);
+        self.config.observer.observe(&self.config.name, operation, started.elapsed().as_secs_f64(), outcome);
+        result
+    }
+
+    /// A turn among the calls of a kind. Waiting for it has no deadline: that others are served first is no silence.
+    async fn turn(operation: &'static str, turns: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit> {
+        let refused = |_| HostError::Refused { operation, message: "the host is no longer in use".to_owned() };
+        turns.clone().acquire_owned().await.map_err(refused)
+    }
+}
+
+impl fmt::Debug for LibvirtHost {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("LibvirtHost")
+            .field("name", &self.config.name)
+            .field("uri", &self.config.uri)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Host for LibvirtHost {
+    async fn survey(&self) -> Result<Survey> {
+        let (place, known) = (self.place.clone(), self.known.clone());
+        self.read("survey", move |session| survey::read(session, &place, &known)).await
+    }
+
+    async fn domain(&self, uuid: DomainUuid) -> Result<Option<SurveyedDomain>> {
+        self.read("domain", move |session| survey::domain(session.connection(), uuid)).await
+    }
+
+    async fn ensure_filter(&self, rules: RuleSet) -> Result<()> {
+        self.write("ensure_filter", move |session| filters::ensure(session.connection(), rules)).await
+    }
+
+    async fn delete_filter(&self, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.write("delete_filter", move |session| filters::delete(session.connection(), &name)).await
+    }
+
+    async fn create_volume(&self, volume: &VolumeSpec) -> Result<()> {
+        let (place, volume) = (self.place.clone(), volume.clone());
+        self.write("create_volume", move |session| volumes::create(session.connection(), &place, &volume)).await
+    }
+
+    async fn write_volume(&self, name: &str, content: &[u8]) -> Result<()> {
+        let (place, name, content) = (self.place.clone(), name.to_owned(), content.to_owned());
+        self.write("write_volume", move |session| upload::content(session, &place, &name, &content)).await
+    }
+
+    async fn upload_volume(&self, name: &str, _: DiskFormat, file: &Path, progress: &Progress) -> Result<()> {
+        let turn = Self::turn("upload_volume", &self.uploads).await?;
+        let (place, name, file) = (self.place.clone(), name.to_owned(), file.to_owned());
+        let (sent, told) = (Arc::<AtomicU64>::default(), &mut 0);
+        let counted = sent.clone();
+        let mut call = Box::pin(self.write("upload_volume", move |session| {
+            let _turn = turn;
+            upload::file(session, &place, &name, &file, &counted)
+        }));
+        let mut tell = || {
+            let now = sent.load(Ordering::Relaxed);
+            progress.add(now - *told);
+            *told = now;
+        };
+        let mut ticks = interval(PROGRESS_EVERY);
+        loop {
+            tokio::select! {
+                result = &mut call => {
+                    tell();
+                    return result;
+                }
+                _ = ticks.tick() => tell(),
+            }
+        }
+    }
+
+    async fn delete_volume(&self, name: &str) -> Result<()> {
+        let (place, name) = (self.place.clone(), name.to_owned());
+        self.write("delete_volume", move |session| volumes::delete(session.connection(), &place, &name)).await
+    }
+
+    async fn define(&self, domain: &DomainSpec) -> Result<()> {
+        let (place, known, domain) = (self.place.clone(), self.known.clone(), domain.clone());
+        self.write("define", move |session| {
+            known.tags.forget(domain.uuid);
+            let defined = domains::define(session.connection(), &place, &domain);
+            known.tags.forget(domain.uuid);
+            defined
+        })
+        .await
+    }
+
+    async fn start(&self, uuid: DomainUuid) -> Result<()> {
+        let turn = Self::turn("start", &self.starts).await?;
+        let deadline = self.config.call_deadline * STARTS_TAKE;
+        let call = self.writes.run("start", deadline, move |session| {
+            let _turn = turn;
+            domains::start(session.connection(), uuid)
+        });
+        self.observed("start", call).await
+    }
+
+    async fn shutdown(&self, uuid: DomainUuid) -> Result<()> {
+        self.write("shutdown", move |session| domains::shutdown(session.connection(), uuid)).await
+    }
+
+    async fn destroy(&self, uuid: DomainUuid) -> Result<()> {
+        self.write("destroy", move |session| domains::destroy(session.connection(), uuid)).await
+    }
+
+    async fn undefine(&self, uuid: DomainUuid) -> Result<()> {
+        let known = self.known.clone();
+        self.write("undefine", move |session| {
+            let undefined = domains::undefine(session.connection(), uuid);
+            known.tags.forget(uuid);
+            undefined
+        })
+        .await
+    }
+
+    async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool> {
+        let turn = Self::turn("agent_answers", &self.agents).await?;
+        self.read("agent_answers", move |session| {
+            let _turn = turn;
+            domains::running(session.connection(), uuid)?.map_or(Ok(false), |domain| agent::answers(&domain))
+        })
+        .await
+    }
+}

@@ -1,0 +1,185 @@
+//! The ownership tag: an element of ours in the metadata of a domain.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use quick_xml::events::{BytesStart, Event};
+use quick_xml::{Reader, XmlVersion};
+use uuid::Uuid;
+use virt::domain::Domain;
+use virt::error::ErrorNumber;
+use virt::sys;
+
+use super::error::Failure;
+use super::host::{DomainUuid, OwnershipTag};
+use crate::xml::Element;
+
+/// XML namespace of the tag.
+pub(super) const NAMESPACE: &str = "https://cascina.dev/libvirt/v1";
+/// What the names of all our domains start with.
+pub(super) const DOMAIN_PREFIX: &str = "casc-";
+
+const ELEMENT: &str = "machine";
+/// How long tags are believed without reading them again: somebody else may have changed them.
+const BELIEVED_FOR: Duration = Duration::from_secs(60);
+
+/// The tag as it stands in a domain's `<metadata>`.
+pub(super) fn element(tag: &OwnershipTag) -> Element {
+    Element::new("casc:machine")
+        .attribute("xmlns:casc", NAMESPACE)
+        .attribute("cluster", &tag.cluster)
+        .attribute("namespace", &tag.namespace)
+        .attribute("name", &tag.name)
+        .attribute("uid", tag.uid.hyphenated())
+        .attribute("epoch", tag.epoch)
+        .attribute("specHash", &tag.spec_hash)
+}
+
+/// Reads a tag. libvirt gives the element back without its prefix. `None`: this is no tag.
+pub(super) fn parse(xml: &str) -> Option<OwnershipTag> {
+    let mut reader = Reader::from_str(xml);
+    loop {
+        match reader.read_event().ok()? {
+            Event::Start(start) | Event::Empty(start) if start.local_name().as_ref() == ELEMENT => {
+                return of_element(&start);
+            }
+            Event::Start(_) | Event::Empty(_) | Event::Eof => return None,
+            _ => {}
+        }
+    }
+}
+
+fn of_element(element: &BytesStart<'_>) -> Option<OwnershipTag> {
+    let get = |name: &str| {
+        let attribute = element.try_get_attribute(name).ok().flatten()?;
+        attribute.normalized_value(XmlVersion::Implicit1_0).ok().map(std::borrow::Cow::into_owned)
+    };
+    Some(OwnershipTag {
+        cluster: get("cluster")?,
+        namespace: get("namespace")?,
+        name: get("name")?,
+        uid: get("uid")?.parse::<Uuid>().ok()?,
+        epoch: get("epoch")?.parse().ok()?,
+        spec_hash: get("specHash")?,
+    })
+}
+
+/// Reads the tag of a domain.
+pub(super) fn read(domain: &Domain, name: &str) -> Result<Option<OwnershipTag>, Failure> {
+    if !name.starts_with(DOMAIN_PREFIX) {
+        return Ok(None);
+    }
+    let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or_default();
+    match domain.metadata(kind, Some(NAMESPACE), 0).map_err(Failure::from) {
+        Ok(xml) => Ok(parse(&xml)),
+        Err(failure) if failure.is_any(&[ErrorNumber::NoDomainMetadata, ErrorNumber::NoDomain]) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// The tags that were read before, so that a survey needs no call per domain.
+#[derive(Debug, Default)]
+pub(super) struct TagCache(Mutex<Tags>);
+
+#[derive(Debug, Default)]
+struct Tags {
+    known: HashMap<DomainUuid, Option<OwnershipTag>>,
+    since: Option<Instant>,
+    changes: u64,
+}
+
+/// The cache as it was when a survey began; put back what was read only if no tag was changed meanwhile.
+#[derive(Debug)]
+pub(super) struct Remembered {
+    known: HashMap<DomainUuid, Option<OwnershipTag>>,
+    changes: u64,
+}
+
+impl Remembered {
+    /// The tag of a domain, if it was read before.
+    pub(super) fn get(&self, uuid: DomainUuid) -> Option<Option<OwnershipTag>> {
+        self.known.get(&uuid).cloned()
+    }
+}
+
+impl TagCache {
+    /// What may still be believed.
+    pub(super) fn remembered(&self) -> Remembered {
+        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tags.since.is_none_or(|since| since.elapsed() >= BELIEVED_FOR) {
+            tags.known.clear();
+            tags.since = Some(Instant::now());
+        }
+        Remembered { known: tags.known.clone(), changes: tags.changes }
+    }
+
+    /// Keeps what a survey read.
+    pub(super) fn keep(&self, before: &Remembered, known: HashMap<DomainUuid, Option<OwnershipTag>>) {
+        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tags.changes == before.changes {
+            tags.known = known;
+        }
+    }
+
+    /// Forgets a domain whose definition changes. To be called before and after the change.
+    pub(super) fn forget(&self, uuid: DomainUuid) {
+        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        tags.known.remove(&uuid);
+        tags.changes += 1;
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::xml::printable;
+    use proptest::prelude::*;
+
+    prop_compose! {
+        pub(crate) fn any_tag()(
+            cluster in "\\PC{0,40}", namespace in "\\PC{0,40}", name in "\\PC{0,40}",
+            uid: u128, epoch: i64, spec_hash in "\\PC{0,40}",
+        ) -> OwnershipTag {
+            let [cluster, namespace, name, spec_hash] =
+                [cluster, namespace, name, spec_hash].map(|text| printable(&text));
+            OwnershipTag { cluster, namespace, name, uid: Uuid::from_u128(uid), epoch, spec_hash }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_tag_is_read_back_as_it_was_written(tag in any_tag()) {
+            let xml = element(&tag).to_xml().unwrap();
+            prop_assert_eq!(parse(&xml), Some(tag.clone()));
+            prop_assert_eq!(parse(&xml.replace("casc:machine", "machine")), Some(tag));
+        }
+
+        #[test]
+        fn reading_never_panics(xml in "\\PC{0,80}", inside in "\\PC{0,80}") {
+            let _ = parse(&xml);
+            let _ = parse(&["<machine ", &inside, "/>"].concat());
+            let _ = parse(&["<machine cluster='", &inside, "' uid='", &xml, "'/>"].concat());
+        }
+    }
+
+    #[test]
+    fn what_lacks_a_field_is_no_tag() {
+        for xml in ["", "<machine/>", "<other cluster='a'/>", "<a><machine/></a>", "<machine uid='x' epoch='1'/>"] {
+            assert_eq!(parse(xml), None, "{xml}");
+        }
+    }
+
+    #[test]
+    fn a_survey_that_overlaps_a_definition_keeps_nothing() {
+        let cache = TagCache::default();
+        let uuid = DomainUuid(Uuid::from_u128(1));
+        let before = cache.remembered();
+        cache.forget(uuid);
+        cache.keep(&before, HashMap::from([(uuid, None)]));
+        assert_eq!(cache.remembered().get(uuid), None);
+        let before = cache.remembered();
+        cache.keep(&before, HashMap::from([(uuid, None)]));
+        assert_eq!(cache.remembered().get(uuid), Some(None));
+    }
+}
