@@ -4,6 +4,7 @@ mod xml;
 pub mod api;
 pub mod controllers;
 pub mod guest;
+pub mod images;
 pub mod libvirt;
 pub mod metrics;
 pub mod network;
