@@ -22,13 +22,12 @@ fn is_label(text: &str) -> bool {
         && !text.ends_with('-')
 }
 
-/// `2026-01-31`: cloud-init's YAML reader makes a date of it where a name should stand, and its first boot fails.
-fn is_date(text: &str) -> bool {
-    text.len() == 10
-        && text
-            .bytes()
-            .enumerate()
-            .all(|(at, byte)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() })
+/// `on` or `2026-01-31`: cloud-init's YAML reader is of version 1.1 and makes a truth value or a date of it, where our
+/// writer of version 1.2 sees no need for quotes. Numbers, `true` and `null` are quoted.
+fn is_misread(text: &str) -> bool {
+    let digit_or_dash =
+        |(at, byte): (usize, u8)| if matches!(at, 4 | 7) { byte == b'-' } else { byte.is_ascii_digit() };
+    matches!(text, "yes" | "no" | "on" | "off") || (text.len() == 10 && text.bytes().enumerate().all(digit_or_dash))
 }
 
 fn refuse(kind: &'static str, name: &str, problem: &'static str) -> GuestError {
@@ -42,8 +41,8 @@ impl FromStr for Hostname {
         if !is_label(text) {
             return Err(refuse("host name", text, "use at most 63 of a-z, 0-9 and -, not - at either end"));
         }
-        if is_date(text) {
-            return Err(refuse("host name", text, "guests read it as a date; add a letter"));
+        if is_misread(text) {
+            return Err(refuse("host name", text, "guests read it as a date or a truth value; add a letter"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -56,8 +55,8 @@ impl FromStr for DomainName {
         if text.len() > 253 || !text.split('.').all(is_label) {
             return Err(refuse("domain", text, "use names of a-z, 0-9 and - joined by dots, 253 characters in all"));
         }
-        if is_date(text) {
-            return Err(refuse("domain", text, "guests read it as a date; add a letter"));
+        if is_misread(text) {
+            return Err(refuse("domain", text, "guests read it as a date or a truth value; add a letter"));
         }
         Ok(Self(text.to_owned()))
     }
@@ -103,10 +102,12 @@ mod tests {
     #[test]
     fn what_is_no_name_is_refused() {
         let long = "a".repeat(64);
-        for text in ["", "-a", "a-", "A", "a.b", "a\nruncmd: [reboot]", "a b", "ä", "2026-01-31", long.as_str()] {
+        for text in
+            ["", "-a", "a-", "A", "a.b", "a\nruncmd: [reboot]", "a b", "ä", "2026-01-31", "on", "no", long.as_str()]
+        {
             assert!(text.parse::<Hostname>().is_err(), "{text}");
         }
-        for text in ["", ".", "a.", ".a", "a..b", "a.B", "a b.c", "a.b\n"] {
+        for text in ["", ".", "a.", ".a", "a..b", "a.B", "a b.c", "a.b\n", "yes", "2026-01-31"] {
             assert!(text.parse::<DomainName>().is_err(), "{text}");
         }
     }
