@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::api::Phase;
+use crate::libvirt::CallObserver;
 
 /// The metrics of the operator and the registry that shows them.
 pub struct Metrics {
@@ -120,14 +121,6 @@ impl Metrics {
             .observe(since_creation.as_secs_f64());
     }
 
-    /// A call to a host ended.
-    pub fn call(&self, host: &str, operation: &'static str, time: Duration, error: Option<&'static str>) {
-        self.calls.get_or_create(&CallLabels { host: host.to_owned(), operation }).observe(time.as_secs_f64());
-        if let Some(reason) = error {
-            self.call_errors.get_or_create(&CallErrorLabels { host: host.to_owned(), operation, reason }).inc();
-        }
-    }
-
     /// A reconcile ended.
     pub fn reconcile<K: Resource<DynamicType = ()>>(&self, time: Duration, error: Option<&'static str>) {
         let kind = K::kind(&()).into_owned();
@@ -155,6 +148,16 @@ impl Metrics {
         let mut page = String::new();
         text::encode(&mut page, &self.registry)?;
         Ok(page)
+    }
+}
+
+impl CallObserver for Metrics {
+    fn observe(&self, host: &str, operation: &'static str, seconds: f64, outcome: &'static str) {
+        self.calls.get_or_create(&CallLabels { host: host.to_owned(), operation }).observe(seconds);
+        if outcome != "ok" {
+            let labels = CallErrorLabels { host: host.to_owned(), operation, reason: outcome };
+            self.call_errors.get_or_create(&labels).inc();
+        }
     }
 }
 

@@ -222,6 +222,16 @@ pub struct PinnedImage {
     pub kernel: Option<PinnedKernel>,
 }
 
+impl PinnedImage {
+    /// Names of the image's volumes.
+    pub fn volumes(&self) -> impl Iterator<Item = &str> {
+        let disk = self.disk.iter().map(|disk| disk.volume.as_str());
+        let kernel = self.kernel.iter().map(|kernel| kernel.kernel.as_str());
+        let initrd = self.kernel.iter().filter_map(|kernel| kernel.initrd.as_deref());
+        disk.chain(kernel).chain(initrd)
+    }
+}
+
 /// The base volume of a root disk.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

@@ -1,7 +1,7 @@
 //! The hosts that the operator is connected to, each read at every heartbeat.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
@@ -48,12 +48,25 @@ pub struct FleetHost {
     poller: RwLock<Option<AbortHandle>>,
     /// Held for reading while a machine is being made, for writing while unused filters are removed.
     pub making: tokio::sync::RwLock<()>,
+    /// Image volumes that nothing needs, and since when.
+    idle: Mutex<BTreeMap<String, Timestamp>>,
 }
 
 impl FleetHost {
     /// What was last seen.
     pub fn view(&self) -> HostView {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Of the volumes that nothing needs now, those that nothing has needed for so long.
+    pub fn idle_for(&self, unused: &BTreeSet<String>, long: Duration, now: Timestamp) -> Vec<String> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|name, _| unused.contains(name));
+        for name in unused {
+            idle.entry(name.clone()).or_insert(now);
+        }
+        let ripe = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default() >= long;
+        idle.iter().filter(|(_, since)| ripe(**since)).map(|(name, _)| name.clone()).collect()
     }
 
     /// Reads the host at once instead of at the next heartbeat.
@@ -88,20 +101,22 @@ impl Fleet {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// The host of a `Hypervisor`, connected anew if it was made from something else than `fingerprint`.
+    /// The host of a `Hypervisor`, if its connection was made from this and nothing else.
+    pub fn get_made_from(&self, name: &str, fingerprint: &str) -> Option<Arc<FleetHost>> {
+        self.get(name).filter(|known| known.fingerprint == fingerprint)
+    }
+
+    /// Takes in a host, in place of an earlier one of that name, and begins to read it.
     pub fn connect(
         self: &Arc<Self>,
         name: &str,
         fingerprint: &str,
         heartbeat: Duration,
-        open: impl FnOnce() -> Arc<dyn Host>,
+        host: Arc<dyn Host>,
     ) -> Arc<FleetHost> {
-        if let Some(known) = self.get(name).filter(|known| known.fingerprint == fingerprint) {
-            return known;
-        }
         let fresh = Arc::new(FleetHost {
             name: name.to_owned(),
-            host: open(),
+            host,
             fingerprint: fingerprint.to_owned(),
             view: RwLock::new(HostView {
                 survey: Observed::Unknown { why: "not read yet".into(), since: Timestamp::now() },
@@ -111,6 +126,7 @@ impl Fleet {
             wake: Notify::new(),
             poller: RwLock::new(None),
             making: tokio::sync::RwLock::new(()),
+            idle: Mutex::default(),
         });
         let polling = tokio::spawn(poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat));
         *fresh.poller.write().unwrap_or_else(PoisonError::into_inner) = Some(polling.abort_handle());

@@ -5,6 +5,9 @@ pub mod cache;
 pub mod context;
 pub mod error;
 pub mod fleet;
+pub mod hypervisor;
+pub mod image;
+pub mod machine;
 pub mod observed;
 pub mod runner;
 pub mod writes;
@@ -21,7 +24,11 @@ use context::Context;
 /// # Errors
 /// What keeps a controller from starting.
 pub async fn run(context: Arc<Context>, cache_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
-    stop.cancelled().await;
-    let _ = (context, cache_dir);
-    Ok(())
+    let shutdown = || stop.clone().cancelled_owned();
+    let ((), images, ()) = tokio::join!(
+        hypervisor::run(Arc::clone(&context), shutdown()),
+        image::run(Arc::clone(&context), cache_dir, shutdown()),
+        machine::run(Arc::clone(&context), shutdown()),
+    );
+    images
 }

@@ -44,11 +44,12 @@ impl Failures {
 }
 
 /// Runs a controller until `shutdown`: it reconciles each object of the cache when it changes and when one of the
-/// `triggers` names it, never one object twice at the same time.
+/// `triggers` names it, never one object twice at the same time. Changes within `debounce` of each other count as one.
 pub async fn run<K, F, R>(
     context: Arc<Context>,
     cache: &Arc<Cache<K>>,
     triggers: BoxStream<'static, ObjectRef<K>>,
+    debounce: Duration,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
     reconcile: F,
 ) where
@@ -94,7 +95,7 @@ pub async fn run<K, F, R>(
     };
     let limits = context.site().limits.reconciles_in_flight;
     Controller::for_shared_stream(cache.all_then_changes(), cache.store())
-        .with_config(Config::default().concurrency(limits))
+        .with_config(Config::default().concurrency(limits).debounce(debounce))
         .reconcile_on(triggers)
         .graceful_shutdown_on(shutdown)
         .run(counted, policy, context)

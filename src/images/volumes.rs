@@ -50,7 +50,7 @@ impl ImageVolume {
     /// beside it may be half of itself.
     #[must_use]
     pub fn marker(&self) -> String {
-        [&self.name, MARKER].concat()
+        complete_marker(&self.name)
     }
 
     /// What the marker holds, for people who look.
@@ -61,6 +61,12 @@ impl ImageVolume {
         content.resize(512, 0);
         content
     }
+}
+
+/// The name of the marker beside a volume.
+#[must_use]
+pub fn complete_marker(volume: &str) -> String {
+    [volume, MARKER].concat()
 }
 
 /// All volumes of an image.

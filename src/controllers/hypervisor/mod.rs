@@ -1,0 +1,111 @@
+//! `Hypervisor`: keeps a connection to each host, tells how it is, and leaves nothing behind on it.
+
+mod act;
+mod observe;
+mod plan;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource, ResourceExt};
+
+use super::cache::reference;
+use super::context::Context;
+use super::error::Error;
+use super::fleet::Change;
+use super::runner;
+use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use crate::api::{FINALIZER, Hypervisor};
+use observe::observe;
+use plan::{Reach, plan};
+
+/// Machines come and go in swarms; the sums of a host are told once for all that happens within this time.
+const DEBOUNCE: Duration = Duration::from_millis(500);
+
+/// A Secret that was renewed is noticed within this time.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Runs the controller until `shutdown`.
+pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+    let triggers = triggers(&context);
+    let hypervisors = Arc::clone(&context.caches.hypervisors);
+    runner::run(context, &hypervisors, triggers, DEBOUNCE, shutdown, reconcile).await;
+}
+
+/// What wakes a host's controller: the host itself, the machines that have it, images that it may hold, its twins.
+fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Hypervisor>> {
+    let on_hosts = context.fleet.changes().map(|change| match change {
+        Change::Host(host) | Change::Domain(host, _) => reference("", &host),
+    });
+    let of_machines = context.caches.machines.changes().filter_map(|machine| {
+        let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref());
+        std::future::ready(host.map(|host| reference("", host)))
+    });
+    let hypervisors = Arc::clone(&context.caches.hypervisors);
+    let all =
+        move || stream::iter(hypervisors.list().iter().map(|host| ObjectRef::from_obj(&**host)).collect::<Vec<_>>());
+    let of_images = context.caches.images.changes().flat_map({
+        let all = all.clone();
+        move |_| all()
+    });
+    let of_twins = context.caches.hypervisors.changes().filter(|host| {
+        // Only one that goes can make room for another.
+        std::future::ready(host.metadata.deletion_timestamp.is_some())
+    });
+    let of_twins = of_twins.flat_map(move |_| all());
+    stream::select_all([on_hosts.boxed(), of_machines.boxed(), of_images.boxed(), of_twins.boxed()]).boxed()
+}
+
+async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result<Action, Error> {
+    let api: Api<Hypervisor> = context.cluster_api();
+    let cache = &context.caches.hypervisors;
+    let deleted = hypervisor.metadata.deletion_timestamp.is_some();
+    if deleted && !hypervisor.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        context.fleet.disconnect(&hypervisor.name_any());
+        return Ok(Action::await_change());
+    }
+    if !deleted {
+        add_finalizer(&context, cache, &api, &hypervisor).await?;
+    }
+    let hypervisor = cache.latest(&hypervisor).unwrap_or(hypervisor);
+
+    let (seen, host) = observe(&context, &hypervisor).await?;
+    if host.is_none() {
+        context.fleet.disconnect(&hypervisor.name_any());
+    }
+    let now = Timestamp::now();
+    let plan = plan(&hypervisor, &seen, context.site().timings.unreachable_after.into(), now);
+    if plan.release {
+        context.fleet.disconnect(&hypervisor.name_any());
+        remove_finalizer(&context, cache, &api, &hypervisor).await?;
+        return Ok(Action::await_change());
+    }
+    let after = status::status(&hypervisor, &seen, &plan, now);
+    apply_status(&context, cache, &api, &hypervisor, &status::SHARE, &after).await?;
+    if let Some((warning, reason, note)) = status::news(&hypervisor, &after) {
+        let about = hypervisor.object_ref(&());
+        if warning {
+            context.events.warning(about, &reason, "Survey", note).await;
+        } else {
+            context.events.normal(about, &reason, "Survey", note).await;
+        }
+    }
+    if let Some(host) = host.filter(|_| !plan.steps.is_empty()) {
+        let name = host.name.clone();
+        act::act(&host, &plan.steps).await.map_err(|source| Error::Host { host: name, source })?;
+    }
+    Ok(Action::requeue(pause(&plan, deleted)))
+}
+
+fn pause(plan: &plan::Plan, deleted: bool) -> Duration {
+    match plan.reach {
+        _ if deleted => Duration::from_secs(1),
+        Some(Reach::Quiet(_)) => Duration::from_secs(2),
+        _ => STEADY,
+    }
+}

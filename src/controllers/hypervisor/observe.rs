@@ -1,0 +1,218 @@
+//! What there is of a host: its objects, its Secret, its last survey.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, ResourceExt};
+use sha2::{Digest, Sha256};
+
+use super::plan::{Placed, Refusal, View};
+use crate::api::{Hypervisor, Image, Resources, VirtualMachine, conditions};
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::fleet::FleetHost;
+use crate::images::{complete_marker, is_image_volume, volumes_of};
+use crate::libvirt::{Credentials, Host, HostConfig, LibvirtHost, Survey};
+
+/// An image's volume goes when nothing has needed it for so long: a machine may be about to be made from it.
+const IDLE_FOR: Duration = Duration::from_secs(60);
+
+/// Looks at everything that the plan needs; connects to the host on the way.
+///
+/// # Errors
+/// The API server can't be asked. A host that can't be asked is part of what is seen.
+pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<(View, Option<Arc<FleetHost>>), Error> {
+    let name = hypervisor.name_any();
+    let connected = match duplicate_of(context, hypervisor) {
+        Some(other) => Err(Refusal::new(
+            "DuplicateUri",
+            format!("spec.uri: Hypervisor {other} has it already; two objects for one host would book it twice"),
+        )),
+        None => connect(context, hypervisor).await?,
+    };
+    let (host, refusal) = match connected {
+        Ok(host) => (Some(host), None),
+        Err(refusal) => (None, Some(refusal)),
+    };
+    let seen = host.as_ref().map(|host| host.view());
+    let survey = seen.as_ref().and_then(|seen| seen.survey.present().map(Arc::clone));
+    let refusal = refusal.or_else(|| same_machine(context, hypervisor, survey.as_deref()));
+    let view = View {
+        refusal,
+        cached_images: survey.as_deref().map_or_else(Vec::new, |survey| cached(&context.caches.images.list(), survey)),
+        idle_volumes: idle_volumes(context, host.as_deref(), survey.as_deref()),
+        placed: context.caches.machines.list().iter().filter_map(|machine| placed_on(machine, &name)).collect(),
+        seen,
+    };
+    Ok((view, host))
+}
+
+/// The older Hypervisor with the same URI.
+fn duplicate_of(context: &Context, hypervisor: &Hypervisor) -> Option<String> {
+    let others = context.caches.hypervisors.list();
+    let twin = others.iter().find(|other| other.spec.uri == hypervisor.spec.uri && is_older(other, hypervisor))?;
+    Some(twin.name_any())
+}
+
+/// The older Hypervisor that turned out to be the same machine.
+fn same_machine(context: &Context, hypervisor: &Hypervisor, survey: Option<&Survey>) -> Option<Refusal> {
+    let uuid = survey?.facts.uuid?.to_string();
+    let others = context.caches.hypervisors.list();
+    let twin = others.iter().find(|other| {
+        let theirs = other.status.as_ref().and_then(|status| status.host_uuid.as_deref());
+        theirs == Some(uuid.as_str()) && is_older(other, hypervisor)
+    })?;
+    let message = format!(
+        "host UUID {uuid} is that of Hypervisor {}: one machine under two addresses, or host_uuid in libvirtd.conf is not unique",
+        twin.name_any()
+    );
+    Some(Refusal::new("DuplicateHost", message))
+}
+
+fn is_older(other: &Hypervisor, than: &Hypervisor) -> bool {
+    let rank = |object: &Hypervisor| {
+        (object.metadata.creation_timestamp.as_ref().map(|time| time.0), object.metadata.name.clone())
+    };
+    other.uid() != than.uid() && rank(other) < rank(than)
+}
+
+/// The connection to the host, made anew when anything that it is made from has changed.
+async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Result<Arc<FleetHost>, Refusal>, Error> {
+    let credentials = match credentials(context, hypervisor).await? {
+        Ok(credentials) => credentials,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let site = context.site();
+    let name = hypervisor.name_any();
+    let config = HostConfig {
+        insecure: hypervisor.spec.insecure,
+        shared: hypervisor.spec.storage.shared.is_some(),
+        call_deadline: site.timings.call_deadline.into(),
+        calls_in_flight: site.limits.calls_in_flight,
+        starts_in_flight: site.limits.starts_in_flight,
+        observer: Arc::clone(&context.metrics) as Arc<_>,
+        ..HostConfig::new(
+            name.clone(),
+            hypervisor.spec.uri.clone(),
+            credentials,
+            hypervisor.spec.storage.pool.clone(),
+            context.runtime_dir.clone(),
+        )
+    };
+    let heartbeat = site.timings.heartbeat.into();
+    let fingerprint = fingerprint(&config, heartbeat);
+    if let Some(known) = context.fleet.get_made_from(&name, &fingerprint) {
+        return Ok(Ok(known));
+    }
+    Ok(match LibvirtHost::new(config) {
+        Ok(host) => Ok(context.fleet.connect(&name, &fingerprint, heartbeat, Arc::new(host) as Arc<dyn Host>)),
+        Err(error) => Err(Refusal::new("InvalidConfiguration", error.to_string())),
+    })
+}
+
+async fn credentials(context: &Context, hypervisor: &Hypervisor) -> Result<Result<Credentials, Refusal>, Error> {
+    let Some(reference) = &hypervisor.spec.credentials_secret_ref else { return Ok(Ok(Credentials::None)) };
+    let secrets: Api<Secret> = context.api(&context.namespace);
+    let Some(secret) = secrets.get_opt(&reference.name).await? else {
+        let message = format!(
+            "spec.credentialsSecretRef: Secret {:?} is not there in namespace {}",
+            reference.name, context.namespace
+        );
+        return Ok(Err(Refusal::new("SecretNotFound", message)));
+    };
+    let mut data = secret.data.unwrap_or_default();
+    let wanted: &[&str] = if hypervisor.spec.uri.starts_with("qemu+ssh:") {
+        &["ssh-privatekey", "known_hosts"]
+    } else {
+        &["ca.crt", "tls.crt", "tls.key"]
+    };
+    let mut found = Vec::new();
+    for key in wanted {
+        match data.remove(*key) {
+            Some(ByteString(value)) => found.push(value),
+            None => {
+                let message = format!(
+                    "spec.credentialsSecretRef: Secret {:?} has no {key}; it needs {}",
+                    reference.name,
+                    wanted.join(", ")
+                );
+                return Ok(Err(Refusal::new("SecretIncomplete", message)));
+            }
+        }
+    }
+    let mut found = found.into_iter();
+    Ok(Ok(match (found.next(), found.next(), found.next()) {
+        (Some(ca), Some(certificate), Some(key)) => Credentials::Tls { ca, certificate, key },
+        (Some(key), Some(known_hosts), None) => Credentials::Ssh { key, known_hosts },
+        _ => Credentials::None,
+    }))
+}
+
+fn fingerprint(config: &HostConfig, heartbeat: Duration) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!(
+        "{:?}",
+        (&config.uri, &config.pool, config.shared, config.insecure, config.call_deadline, heartbeat)
+    ));
+    hash.update(format!("{:?}", (config.calls_in_flight, config.starts_in_flight)));
+    let secrets: &[&[u8]] = match &config.credentials {
+        Credentials::Tls { ca, certificate, key } => &[ca, certificate, key],
+        Credentials::Ssh { key, known_hosts } => &[key, known_hosts],
+        Credentials::None => &[],
+    };
+    for secret in secrets {
+        hash.update(Sha256::digest(secret));
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Revisions of images all of whose volumes are complete on the host.
+fn cached(images: &[Arc<Image>], survey: &Survey) -> Vec<String> {
+    let complete = |image: &Arc<Image>| {
+        let volumes = volumes_of(&image.spec).ok()?;
+        let here = volumes.iter().all(|volume| survey.volumes.contains(&volume.marker()));
+        here.then_some(volumes.revision)
+    };
+    let mut revisions: Vec<_> = images.iter().filter_map(complete).collect();
+    revisions.sort();
+    revisions.dedup();
+    revisions
+}
+
+/// Image volumes on the host that no image and no machine has needed for a while: those of revisions and images that
+/// went. The pool belongs to this cluster alone.
+fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Survey>) -> Vec<String> {
+    let (Some(host), Some(survey)) = (host, survey) else { return Vec::new() };
+    let images = context.caches.images.list();
+    let of_images = images.iter().filter_map(|image| volumes_of(&image.spec).ok());
+    let mut needed: BTreeSet<String> =
+        of_images.flat_map(|volumes| volumes.iter().map(|volume| volume.name.clone()).collect::<Vec<_>>()).collect();
+    for machine in context.caches.machines.list() {
+        let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
+        needed.extend(pinned.iter().flat_map(|image| image.volumes().map(str::to_owned)));
+    }
+    let markers: Vec<_> = needed.iter().map(|name| complete_marker(name)).collect();
+    needed.extend(markers);
+    let unused = survey.volumes.iter().filter(|name| is_image_volume(name) && !needed.contains(*name));
+    host.idle_for(&unused.cloned().collect(), IDLE_FOR, jiff::Timestamp::now())
+}
+
+fn placed_on(machine: &VirtualMachine, host: &str) -> Option<Placed> {
+    let status = machine.status.as_ref().filter(|status| status.hypervisor.as_deref() == Some(host))?;
+    let flavour = status.flavour.as_ref();
+    let admitted = conditions::is_true(&status.conditions, "Scheduled");
+    let image_size = status.image.as_ref().and_then(|image| image.disk.as_ref()).map(|disk| disk.virtual_size);
+    let root = image_size.map(|size| size.max(flavour.and_then(|flavour| flavour.root_disk).unwrap_or_default()));
+    let data = flavour.and_then(|flavour| flavour.data_disk);
+    Some(Placed {
+        name: format!("{}/{}", machine.namespace().unwrap_or_default(), machine.name_any()),
+        holds: Resources {
+            cpu: flavour.filter(|_| admitted).map_or(0, |flavour| flavour.cpus),
+            memory: flavour.filter(|_| admitted).map(|flavour| flavour.memory).unwrap_or_default(),
+            storage: root.unwrap_or_default() + data.unwrap_or_default(),
+        },
+    })
+}

@@ -1,0 +1,138 @@
+//! What is told of a host. Pure.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
+
+use super::plan::{self, Plan, Reach, Refusal, View};
+use crate::api::conditions::{self, READY, State};
+use crate::api::{Hypervisor, HypervisorStatus, Maintenance};
+use crate::controllers::writes::Share;
+
+/// What of the status the controller writes.
+pub const SHARE: Share = Share {
+    manager: "cascina-hypervisor",
+    fields: &[
+        "observedGeneration",
+        "phase",
+        "hostUuid",
+        "capacity",
+        "allocatable",
+        "allocated",
+        "cpuAllocation",
+        "memoryAllocation",
+        "machines",
+        "libvirtVersion",
+        "qemuVersion",
+        "cpuModel",
+        "cachedImages",
+        "lastContact",
+    ],
+    conditions: &[READY, "Reachable", "Schedulable", "Deleting"],
+};
+
+/// How many revisions the status lists.
+const LISTED_IMAGES: usize = 256;
+
+/// The controller's share of the status.
+pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, now: Timestamp) -> HypervisorStatus {
+    let before = hypervisor.status.clone().unwrap_or_default();
+    let generation = hypervisor.metadata.generation;
+    let allocated = plan::allocated(&seen.placed);
+    let mut status = HypervisorStatus {
+        observed_generation: generation,
+        phase: plan.phase,
+        allocated: Some(allocated),
+        machines: i32::try_from(seen.placed.len()).ok(),
+        conditions: conditions::stamp(states(hypervisor, seen, plan), &before.conditions, generation, now),
+        ..before
+    };
+    if let Some(survey) = seen.seen.as_ref().and_then(|view| view.survey.present()) {
+        let capacity = plan::capacity(hypervisor.spec.capacity.as_ref(), &survey.facts, survey.space);
+        status.capacity = Some(capacity);
+        status.host_uuid = survey.facts.uuid.map(|uuid| uuid.to_string());
+        status.libvirt_version = Some(survey.facts.libvirt_version.clone());
+        status.qemu_version = Some(survey.facts.qemu_version.clone());
+        status.cpu_model = Some(survey.facts.cpu_model.clone());
+        status.cached_images = seen.cached_images.iter().take(LISTED_IMAGES).cloned().collect();
+        let contact = seen.seen.as_ref().and_then(|view| view.last_contact);
+        status.last_contact = contact.map(whole_minute).map(Time);
+    }
+    status.allocatable = status.capacity.map(|capacity| plan::allocatable(hypervisor, capacity));
+    if let Some(allocatable) = status.allocatable {
+        status.cpu_allocation = Some(format!("{}/{}", allocated.cpu, allocatable.cpu));
+        status.memory_allocation =
+            Some(format!("{}/{}", plan::readable(allocated.memory), plan::readable(allocatable.memory)));
+    }
+    status
+}
+
+/// The last contact is told to the minute, or it would be a write at every heartbeat.
+fn whole_minute(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second().div_euclid(60) * 60).unwrap_or(time)
+}
+
+fn states(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> Vec<State> {
+    let mut states = vec![ready(hypervisor, seen, plan)];
+    states.extend(plan.reach.as_ref().map(reachable));
+    states.push(schedulable(hypervisor, seen, plan));
+    if hypervisor.metadata.deletion_timestamp.is_some() {
+        let cleaning = Refusal::new("Cleaning", "it is being let go");
+        let waits = plan.waits.as_ref().unwrap_or(&cleaning);
+        states.push(State::yes("Deleting", waits.reason, waits.message.clone()));
+    }
+    states
+}
+
+fn ready(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
+    if let Some(refusal) = &seen.refusal {
+        return State::no(READY, refusal.reason, refusal.message.clone());
+    }
+    match &plan.reach {
+        Some(Reach::Answers) => State::yes(READY, "Answers", format!("{} answers", hypervisor.spec.uri)),
+        Some(Reach::Quiet(why)) => State::unknown(READY, "NotAnswering", why.clone()),
+        Some(Reach::Lost { reason, message }) => State::no(READY, *reason, message.clone()),
+        None => State::unknown(READY, "Connecting", "no connection yet"),
+    }
+}
+
+fn reachable(reach: &Reach) -> State {
+    match reach {
+        Reach::Answers => State::yes("Reachable", "Answers", "the host answers"),
+        Reach::Quiet(why) => State::unknown("Reachable", "NotAnswering", why.clone()),
+        Reach::Lost { reason, message } => State::no("Reachable", *reason, message.clone()),
+    }
+}
+
+/// Whether placement may put new machines here.
+fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
+    if let Some(refusal) = &seen.refusal {
+        return State::no("Schedulable", refusal.reason, refusal.message.clone());
+    }
+    if hypervisor.metadata.deletion_timestamp.is_some() {
+        return State::no("Schedulable", "Deleting", "it is being deleted");
+    }
+    if hypervisor.spec.maintenance != Maintenance::None {
+        return State::no("Schedulable", "Cordoned", "spec.maintenance keeps new machines away");
+    }
+    match &plan.reach {
+        Some(Reach::Answers) => State::yes("Schedulable", "Open", "new machines may be placed here"),
+        _ => State::no("Schedulable", "Unreachable", "it doesn't answer"),
+    }
+}
+
+/// What is worth an event in the step from the old status to the new: whether a person should look, and what happened.
+pub fn news(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<(bool, String, String)> {
+    let before = hypervisor.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let old = conditions::find(before, READY);
+    let new = conditions::find(&after.conditions, READY)?;
+    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
+        return None;
+    }
+    let message = format!("{}: {}", hypervisor.name_any(), new.message);
+    match new.status.as_str() {
+        "True" => Some((false, "HostReady".into(), message)),
+        "False" => Some((true, new.reason.clone(), message)),
+        _ => None,
+    }
+}

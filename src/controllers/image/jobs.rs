@@ -1,0 +1,230 @@
+//! Transfers that run in the background: fetches to the operator's store and uploads to hosts. All of them can be
+//! begun again; nothing here has to survive the process.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::{Stream, stream};
+use jiff::Timestamp;
+use tokio::sync::{Semaphore, broadcast};
+use tokio::task::AbortHandle;
+
+use crate::api::Bytes;
+use crate::controllers::fleet::FleetHost;
+use crate::images::{FetchProgress, ImageStore, ImageVolume, ProgressReport, Stored};
+use crate::libvirt::Progress;
+
+/// The first pause after a failure; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest pause after failures.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What a transfer is of: the image's name, the volume's, and for an upload the host's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct JobKey {
+    /// Name of the image.
+    pub image: String,
+    /// Name of the volume.
+    pub volume: String,
+    /// Name of the host; absent: a fetch.
+    pub host: Option<String>,
+}
+
+/// How a transfer stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum JobState {
+    /// Under way, or waiting for its turn.
+    Running(ProgressReport),
+    /// Fetched.
+    Fetched(Stored),
+    /// Uploaded; the host's next survey shows it.
+    Uploaded,
+    /// Failed.
+    Failed {
+        /// One CamelCase word.
+        reason: &'static str,
+        /// What happened.
+        message: String,
+        /// Trying again changes nothing until the spec does.
+        permanent: bool,
+        /// Not tried again before this time.
+        retry_after: Timestamp,
+    },
+}
+
+struct Job {
+    /// What the volume is made of; another one under this name is another job.
+    volume: ImageVolume,
+    running: Option<Running>,
+    state: Option<JobState>,
+    failures: u32,
+}
+
+struct Running {
+    progress: JobProgress,
+    began: std::time::Instant,
+    task: AbortHandle,
+}
+
+enum JobProgress {
+    Fetch(Arc<FetchProgress>),
+    Upload(Arc<Progress>, Bytes),
+}
+
+/// All transfers.
+pub struct Jobs {
+    store: Arc<ImageStore>,
+    jobs: Mutex<HashMap<JobKey, Job>>,
+    turns: Arc<Semaphore>,
+    ended: broadcast::Sender<String>,
+}
+
+impl Jobs {
+    /// No transfers yet; so many at once later.
+    pub fn new(store: Arc<ImageStore>, at_once: usize) -> Self {
+        Self {
+            store,
+            jobs: Mutex::default(),
+            turns: Arc::new(Semaphore::new(at_once)),
+            ended: broadcast::Sender::new(256),
+        }
+    }
+
+    /// The operator's store.
+    pub const fn store(&self) -> &Arc<ImageStore> {
+        &self.store
+    }
+
+    /// Names of images of which a transfer ended.
+    pub fn ended(&self) -> impl Stream<Item = String> + Send + 'static {
+        stream::unfold(self.ended.subscribe(), |mut receiver| async move {
+            loop {
+                match receiver.recv().await {
+                    Ok(image) => return Some((image, receiver)),
+                    // What was missed is found by the periodic look.
+                    Err(broadcast::error::RecvError::Lagged(_)) => {}
+                    Err(broadcast::error::RecvError::Closed) => return None,
+                }
+            }
+        })
+    }
+
+    /// How a transfer stands; absent: never begun.
+    pub fn state(&self, key: &JobKey, volume: &ImageVolume) -> Option<JobState> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let job = jobs.get(key).filter(|job| job.volume == *volume)?;
+        match &job.running {
+            Some(running) => Some(JobState::Running(running.report())),
+            None => job.state.clone(),
+        }
+    }
+
+    /// Begins a fetch.
+    pub fn fetch(self: &Arc<Self>, key: JobKey, volume: ImageVolume) {
+        let progress = Arc::new(FetchProgress::default());
+        let (jobs, wanted, reported) = (Arc::clone(self), volume.clone(), Arc::clone(&progress));
+        self.begin(key, volume, JobProgress::Fetch(progress), async move {
+            match jobs.store.ensure(&wanted, &reported).await {
+                Ok(stored) => Ok(JobState::Fetched(stored)),
+                Err(error) => Err((error.reason(), error.to_string(), error.is_permanent())),
+            }
+        });
+    }
+
+    /// Begins an upload of a file in the store.
+    pub fn upload(self: &Arc<Self>, key: JobKey, volume: ImageVolume, stored: Stored, host: Arc<FleetHost>) {
+        let progress = Arc::new(Progress::default());
+        let (wanted, reported, turns) = (volume.clone(), Arc::clone(&progress), Arc::clone(&self.turns));
+        self.begin(key, volume, JobProgress::Upload(progress, stored.size), async move {
+            // The semaphore is never closed; without a turn the upload still works.
+            let _turn = turns.acquire_owned().await.ok();
+            let uploading = async {
+                host.host.upload_volume(&wanted.name, wanted.format(), &stored.path, &reported).await?;
+                host.host.write_volume(&wanted.marker(), &wanted.marker_content()).await
+            };
+            let outcome = uploading.await;
+            host.refresh();
+            match outcome {
+                Ok(()) => Ok(JobState::Uploaded),
+                Err(error) => Err((error.reason(), error.to_string(), false)),
+            }
+        });
+    }
+
+    /// Forgets everything about an image and ends what runs for it.
+    pub fn forget(&self, image: &str) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|key, job| {
+            let keep = key.image != image;
+            if !keep && let Some(running) = job.running.take() {
+                running.task.abort();
+            }
+            keep
+        });
+    }
+
+    /// Forgets what failed, so that it is tried again: under other limits it may succeed.
+    pub fn forget_failures(&self) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.retain(|_, job| job.running.is_some() || !matches!(job.state, Some(JobState::Failed { .. })));
+    }
+
+    fn begin(
+        self: &Arc<Self>,
+        key: JobKey,
+        volume: ImageVolume,
+        progress: JobProgress,
+        work: impl Future<Output = Result<JobState, (&'static str, String, bool)>> + Send + 'static,
+    ) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = jobs.remove(&key).filter(|job| job.volume == volume);
+        if let Some(running) = before.as_ref().and_then(|job| job.running.as_ref())
+            && !running.task.is_finished()
+        {
+            jobs.extend(before.map(|job| (key, job)));
+            return;
+        }
+        let failures = before.map_or(0, |job| job.failures);
+        let (this, ended) = (Arc::clone(self), key.clone());
+        let task = tokio::spawn(async move {
+            let outcome = work.await;
+            this.end(&ended, outcome);
+        });
+        let running = Running { progress, began: std::time::Instant::now(), task: task.abort_handle() };
+        jobs.insert(key, Job { volume, running: Some(running), state: None, failures });
+    }
+
+    fn end(&self, key: &JobKey, outcome: Result<JobState, (&'static str, String, bool)>) {
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(job) = jobs.get_mut(key) else { return };
+        job.running = None;
+        job.state = Some(match outcome {
+            Ok(state) => {
+                job.failures = 0;
+                state
+            }
+            Err((reason, message, permanent)) => {
+                let pause = FIRST_PAUSE.saturating_mul(1 << job.failures.min(6)).min(LONGEST_PAUSE);
+                job.failures = job.failures.saturating_add(1);
+                let retry_after = Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX);
+                JobState::Failed { reason, message, permanent, retry_after }
+            }
+        });
+        drop(jobs);
+        // Nobody listening is fine.
+        let _ = self.ended.send(key.image.clone());
+    }
+}
+
+impl Running {
+    fn report(&self) -> ProgressReport {
+        match &self.progress {
+            JobProgress::Fetch(progress) => progress.report(),
+            JobProgress::Upload(progress, total) => {
+                ProgressReport { done: Bytes::new(progress.done()), total: Some(*total), elapsed: self.began.elapsed() }
+            }
+        }
+    }
+}

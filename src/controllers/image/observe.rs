@@ -1,0 +1,107 @@
+//! What there is of an image: how its transfers stand, which pools have it, who uses it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use kube::core::{Selector, SelectorExt};
+
+use super::jobs::{JobKey, JobState, Jobs};
+use super::plan::{Target, TargetVolume, View};
+use crate::api::{CachePolicy, Hypervisor, Image, VirtualMachine, conditions};
+use crate::controllers::context::Context;
+use crate::images::{BadChecksum, ImageVolumes, volumes_of};
+use crate::libvirt::Survey;
+
+/// Looks at everything that the plan needs.
+///
+/// # Errors
+/// A checksum isn't one; the API server lets none through.
+pub fn observe(context: &Context, jobs: &Jobs, image: &Image) -> Result<View, BadChecksum> {
+    let name = image.name_any();
+    let volumes = volumes_of(&image.spec)?;
+    let machines = context.caches.machines.list();
+    let users: Vec<_> = machines.iter().filter(|machine| pins(machine, &name)).collect();
+    let wanted_on: Vec<_> = users.iter().filter(|machine| pins_revision(machine, &volumes.revision)).collect();
+    let mut pools: BTreeMap<String, Vec<Arc<Hypervisor>>> = BTreeMap::new();
+    for hypervisor in context.caches.hypervisors.list() {
+        let placed = wanted_on.iter().any(|machine| host_of(machine) == Some(hypervisor.name_any().as_str()));
+        if hypervisor.metadata.deletion_timestamp.is_none() && (placed || keeps(image, &hypervisor)) {
+            let pool = hypervisor
+                .spec
+                .storage
+                .shared
+                .as_ref()
+                .map_or_else(|| format!("host/{}", hypervisor.name_any()), |shared| format!("shared/{shared}"));
+            pools.entry(pool).or_default().push(hypervisor);
+        }
+    }
+    let fetches = volumes.iter().map(|volume| {
+        let key = JobKey { image: name.clone(), volume: volume.name.clone(), host: None };
+        (volume.clone(), jobs.state(&key, volume))
+    });
+    Ok(View {
+        fetches: fetches.collect(),
+        targets: pools.into_values().map(|hosts| target(context, jobs, &name, &volumes, &hosts)).collect(),
+        users: users.iter().map(|machine| full_name(machine)).collect(),
+        deleted: image.metadata.deletion_timestamp.is_some(),
+        volumes,
+    })
+}
+
+/// Whether the host keeps a copy before a machine asks for it.
+fn keeps(image: &Image, hypervisor: &Hypervisor) -> bool {
+    let cache = &image.spec.cache;
+    let selected = cache.selector.as_ref().is_none_or(|selector| {
+        Selector::try_from(selector.clone()).is_ok_and(|selector| selector.matches(hypervisor.labels()))
+    });
+    cache.policy == CachePolicy::All && selected
+}
+
+fn target(context: &Context, jobs: &Jobs, image: &str, volumes: &ImageVolumes, hosts: &[Arc<Hypervisor>]) -> Target {
+    let surveys: BTreeMap<String, Arc<Survey>> = hosts
+        .iter()
+        .filter_map(|host| {
+            let survey = context.fleet.get(&host.name_any())?.view().survey.present().cloned()?;
+            Some((host.name_any(), survey))
+        })
+        .collect();
+    // The one with an upload under way goes on; else the first that answers and is not refused.
+    let usable = |host: &&Arc<Hypervisor>| {
+        let ready = host.status.as_ref().is_some_and(|status| conditions::is_true(&status.conditions, "Ready"));
+        ready && surveys.contains_key(&host.name_any())
+    };
+    let state = |host: &str, volume: &crate::images::ImageVolume| {
+        let key = JobKey { image: image.to_owned(), volume: volume.name.clone(), host: Some(host.to_owned()) };
+        jobs.state(&key, volume)
+    };
+    let busy = |host: &&Arc<Hypervisor>| {
+        volumes.iter().any(|volume| matches!(state(&host.name_any(), volume), Some(JobState::Running(_))))
+    };
+    let through = hosts.iter().filter(usable).find(busy).or_else(|| hosts.iter().find(usable));
+    let through = through.map(|host| host.name_any());
+    let volumes = volumes.iter().map(|volume| TargetVolume {
+        complete: surveys.values().any(|survey| survey.volumes.contains(&volume.marker())),
+        upload: through.as_deref().and_then(|host| state(host, volume)),
+        volume: volume.clone(),
+    });
+    Target { volumes: volumes.collect(), hosts: hosts.iter().map(|host| host.name_any()).collect(), through }
+}
+
+fn pins(machine: &VirtualMachine, image: &str) -> bool {
+    let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
+    pinned.is_some_and(|pinned| pinned.name == image)
+}
+
+fn pins_revision(machine: &VirtualMachine, revision: &str) -> bool {
+    let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
+    pinned.is_some_and(|pinned| pinned.revision == revision)
+}
+
+fn host_of(machine: &VirtualMachine) -> Option<&str> {
+    machine.status.as_ref().and_then(|status| status.hypervisor.as_deref())
+}
+
+fn full_name(machine: &VirtualMachine) -> String {
+    format!("{}/{}", machine.namespace().unwrap_or_default(), machine.name_any())
+}

@@ -1,0 +1,259 @@
+//! All the decisions about an image: no I/O, no clock of its own.
+
+use jiff::Timestamp;
+
+use super::jobs::JobState;
+use crate::api::{Bytes, ImageHost, ImageHostState, ImagePhase};
+use crate::images::{ImageVolume, ImageVolumes};
+
+/// What was seen of an image.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Its volumes.
+    pub volumes: ImageVolumes,
+    /// How the fetch of each volume stands, in the order of the volumes.
+    pub fetches: Vec<(ImageVolume, Option<JobState>)>,
+    /// The pools that shall have a copy.
+    pub targets: Vec<Target>,
+    /// Machines that were made from it.
+    pub users: Vec<String>,
+    /// It is being deleted.
+    pub deleted: bool,
+}
+
+/// A pool that shall have a copy: one host's own, or one that several hosts share.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The hosts that see the pool.
+    pub hosts: Vec<String>,
+    /// The one of them that takes the upload; absent: none answers.
+    pub through: Option<String>,
+    /// Each volume, whether it is complete there, and how its upload stands.
+    pub volumes: Vec<TargetVolume>,
+}
+
+/// A volume in a pool.
+#[derive(Clone, Debug)]
+pub struct TargetVolume {
+    /// The volume.
+    pub volume: ImageVolume,
+    /// Its marker is there.
+    pub complete: bool,
+    /// How its upload stands.
+    pub upload: Option<JobState>,
+}
+
+/// One thing to begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Fetch the volume's file.
+    Fetch(ImageVolume),
+    /// Upload it to a host.
+    Upload(ImageVolume, String),
+}
+
+/// What to do and what to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What to begin.
+    pub steps: Vec<Step>,
+    /// How far it is.
+    pub phase: ImagePhase,
+    /// Why, in one CamelCase word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+    /// How far each host is.
+    pub hosts: Vec<ImageHost>,
+    /// What is being moved, in words.
+    pub progress: Option<String>,
+    /// Size of the files.
+    pub size: Option<Bytes>,
+    /// Size of the disk as a guest sees it.
+    pub virtual_size: Option<Bytes>,
+    /// Something is under way or waits for its time.
+    pub busy: bool,
+}
+
+/// What to do about an image.
+pub fn plan(seen: &View, now: Timestamp) -> Plan {
+    let mut plan = Plan {
+        steps: Vec::new(),
+        phase: ImagePhase::Ready,
+        reason: "Verified".into(),
+        message: "fetched and verified".into(),
+        hosts: Vec::new(),
+        progress: None,
+        size: None,
+        virtual_size: None,
+        busy: false,
+    };
+    if !seen.deleted {
+        fetch(&mut plan, seen, now);
+        for target in &seen.targets {
+            spread(&mut plan, target, now);
+        }
+    }
+    plan
+}
+
+/// Every file has to be in the store and judged before any host gets one.
+fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) {
+    let mut sizes = Vec::new();
+    for (volume, state) in &seen.fetches {
+        match state {
+            None => plan.steps.push(Step::Fetch(volume.clone())),
+            Some(JobState::Running(report)) => plan.progress = Some(format!("fetching {}: {report}", volume.name)),
+            Some(JobState::Fetched(stored)) => {
+                sizes.push(stored.size);
+                plan.virtual_size = stored.virtual_size.or(plan.virtual_size);
+            }
+            Some(JobState::Uploaded) => {}
+            Some(JobState::Failed { reason, message, permanent, retry_after }) => {
+                plan.phase = if *permanent { ImagePhase::Rejected } else { ImagePhase::Failed };
+                (*reason).clone_into(&mut plan.reason);
+                plan.message.clone_from(message);
+                if !permanent {
+                    plan.busy = true;
+                    if *retry_after <= now {
+                        plan.steps.push(Step::Fetch(volume.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let failed = matches!(plan.phase, ImagePhase::Rejected | ImagePhase::Failed);
+    if sizes.len() == seen.fetches.len() {
+        plan.size = Some(sizes.into_iter().sum());
+    } else if !failed {
+        plan.phase = ImagePhase::Fetching;
+        plan.reason = "Fetching".into();
+        plan.message = plan.progress.clone().unwrap_or_else(|| "being fetched and verified".into());
+        plan.busy = true;
+    }
+}
+
+/// One pool gets its copy.
+fn spread(plan: &mut Plan, target: &Target, now: Timestamp) {
+    let verified = plan.phase == ImagePhase::Ready;
+    let missing: Vec<_> = target.volumes.iter().filter(|volume| !volume.complete).collect();
+    let mut told = ImageHost { state: ImageHostState::Waiting, ..ImageHost::default() };
+    match (&target.through, missing.is_empty(), verified) {
+        (_, true, _) => told.state = ImageHostState::Ready,
+        (None, false, _) => told.message = Some("the host doesn't answer".into()),
+        (Some(_), false, false) => told.message = Some(plan.message.clone()),
+        (Some(through), false, true) => {
+            plan.busy = true;
+            for wanted in missing {
+                upload(plan, &mut told, wanted, through, now);
+            }
+        }
+    }
+    plan.hosts.extend(target.hosts.iter().map(|name| ImageHost { name: name.clone(), ..told.clone() }));
+}
+
+fn upload(plan: &mut Plan, told: &mut ImageHost, wanted: &TargetVolume, through: &str, now: Timestamp) {
+    let again = Step::Upload(wanted.volume.clone(), through.to_owned());
+    match &wanted.upload {
+        // Uploaded, and yet its marker isn't there: the survey is older than the upload, or somebody removed it. The
+        // upload is idempotent and a fresh survey comes first.
+        None => plan.steps.push(again),
+        Some(JobState::Uploaded | JobState::Fetched(_)) => {
+            told.message = Some("waits for the host's next survey".into())
+        }
+        Some(JobState::Running(report)) => {
+            told.state = ImageHostState::Uploading;
+            told.percent = report.percent().and_then(|percent| i32::try_from(percent).ok());
+            told.message = Some(report.to_string());
+            plan.progress = Some(format!("{through}: {report}"));
+        }
+        Some(JobState::Failed { message, retry_after, .. }) => {
+            told.state = ImageHostState::Failed;
+            told.message = Some(message.clone());
+            if *retry_after <= now {
+                plan.steps.push(again);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{CachePolicy, DiskFormat, DiskImage, ImageCache, ImageSource, ImageSpec};
+    use crate::images::{Stored, volumes_of};
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn volumes() -> ImageVolumes {
+        volumes_of(&ImageSpec {
+            disk: Some(DiskImage {
+                source: ImageSource { url: "https://images.example.org/disk".into() },
+                checksum: format!("sha256:{}", "a".repeat(64)),
+                format: DiskFormat::Qcow2,
+            }),
+            kernel: None,
+            cache: ImageCache { policy: CachePolicy::All, selector: None },
+        })
+        .unwrap()
+    }
+
+    fn stored() -> JobState {
+        JobState::Fetched(Stored { path: "/store/a".into(), size: Bytes::mebi(1), virtual_size: Some(Bytes::gibi(2)) })
+    }
+
+    fn failed(permanent: bool, retry_after: i64) -> JobState {
+        JobState::Failed { reason: "Bad", message: "no good".into(), permanent, retry_after: at(retry_after) }
+    }
+
+    fn seen(fetch: Option<JobState>, complete: bool, upload: Option<JobState>) -> View {
+        let volumes = volumes();
+        let disk = volumes.disk.clone().unwrap();
+        View {
+            fetches: vec![(disk.clone(), fetch)],
+            targets: vec![Target {
+                hosts: vec!["service-1".into(), "service-2".into()],
+                through: Some("service-1".into()),
+                volumes: vec![TargetVolume { volume: disk, complete, upload }],
+            }],
+            volumes,
+            users: Vec::new(),
+            deleted: false,
+        }
+    }
+
+    #[test]
+    fn nothing_is_uploaded_before_it_is_verified() {
+        let fresh = plan(&seen(None, false, None), at(0));
+        assert!(matches!(fresh.steps.as_slice(), [Step::Fetch(_)]));
+        assert_eq!(fresh.phase, ImagePhase::Fetching);
+        let rejected = plan(&seen(Some(failed(true, 0)), false, None), at(100));
+        assert_eq!((rejected.steps.len(), rejected.phase), (0, ImagePhase::Rejected));
+        assert_eq!(rejected.message, "no good");
+    }
+
+    #[test]
+    fn a_verified_image_goes_once_into_a_shared_pool() {
+        let plan = plan(&seen(Some(stored()), false, None), at(0));
+        assert!(matches!(plan.steps.as_slice(), [Step::Upload(_, host)] if host == "service-1"));
+        assert_eq!(plan.hosts.len(), 2, "both hosts of the pool are told of");
+        assert_eq!((plan.size, plan.virtual_size), (Some(Bytes::mebi(1)), Some(Bytes::gibi(2))));
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_when_its_time_has_come() {
+        assert_eq!(plan(&seen(Some(failed(false, 10)), false, None), at(9)).steps.len(), 0);
+        assert_eq!(plan(&seen(Some(failed(false, 10)), false, None), at(10)).steps.len(), 1);
+        assert_eq!(plan(&seen(Some(stored()), false, Some(failed(false, 10))), at(9)).steps.len(), 0);
+        assert_eq!(plan(&seen(Some(stored()), false, Some(failed(false, 10))), at(10)).steps.len(), 1);
+    }
+
+    #[test]
+    fn a_complete_copy_leaves_nothing_to_do() {
+        let plan = plan(&seen(Some(stored()), true, None), at(0));
+        assert!(plan.steps.is_empty() && !plan.busy);
+        assert!(plan.hosts.iter().all(|host| host.state == ImageHostState::Ready));
+    }
+}

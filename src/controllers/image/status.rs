@@ -1,0 +1,65 @@
+//! What is told of an image. Pure.
+
+use jiff::Timestamp;
+
+use super::plan::{Plan, View};
+use crate::api::conditions::{self, READY, State};
+use crate::api::{Image, ImageHost, ImageHostState, ImagePhase, ImageStatus};
+use crate::controllers::writes::Share;
+
+/// What of the status the controller writes.
+pub const SHARE: Share = Share {
+    manager: "cascina-image",
+    fields: &["observedGeneration", "phase", "revision", "size", "virtualSize", "ready", "progress", "hosts"],
+    conditions: &[READY, "Deleting"],
+};
+
+/// How many hosts the status lists.
+const LISTED: usize = 64;
+
+/// The controller's share of the status.
+pub fn status(image: &Image, seen: &View, plan: &Plan, now: Timestamp) -> ImageStatus {
+    let before = image.status.clone().unwrap_or_default();
+    let generation = image.metadata.generation;
+    let ready = plan.hosts.iter().filter(|host| host.state == ImageHostState::Ready).count();
+    let mut states = vec![match plan.phase {
+        ImagePhase::Ready => State::yes(READY, plan.reason.clone(), plan.message.clone()),
+        _ => State::no(READY, plan.reason.clone(), plan.message.clone()),
+    }];
+    if seen.deleted {
+        let users = seen.users.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let message = format!("{} machines were made from it and need it: {users}", seen.users.len());
+        states.push(State::yes("Deleting", "InUse", message));
+    }
+    ImageStatus {
+        observed_generation: generation,
+        phase: plan.phase,
+        revision: Some(seen.volumes.revision.clone()),
+        size: plan.size,
+        virtual_size: plan.virtual_size,
+        ready: Some(format!("{ready}/{}", plan.hosts.len())),
+        progress: plan.progress.clone(),
+        hosts: listed(&plan.hosts),
+        conditions: conditions::stamp(states, &before.conditions, generation, now),
+    }
+}
+
+/// The hosts that fit, those not ready first.
+fn listed(hosts: &[ImageHost]) -> Vec<ImageHost> {
+    let mut hosts = hosts.to_vec();
+    hosts.sort_by_key(|host| (host.state == ImageHostState::Ready, host.name.clone()));
+    hosts.truncate(LISTED);
+    hosts
+}
+
+/// What is worth an event in the step from the old status to the new: whether a person should look, and what happened.
+pub fn news(image: &Image, after: &ImageStatus) -> Option<(bool, String, String)> {
+    let before = image.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let old = conditions::find(before, READY);
+    let new = conditions::find(&after.conditions, READY)?;
+    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
+        return None;
+    }
+    let warning = matches!(after.phase, ImagePhase::Rejected | ImagePhase::Failed);
+    Some((warning, new.reason.clone(), new.message.clone()))
+}

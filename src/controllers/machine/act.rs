@@ -1,0 +1,54 @@
+//! Steps become calls, and nothing else.
+
+use super::plan::Step;
+use super::recipe::{Recipe, Refusal};
+use crate::controllers::fleet::FleetHost;
+use crate::libvirt::{DomainUuid, HostError};
+
+/// Does the steps in order; stops at the first that fails.
+///
+/// # Errors
+/// What the host said.
+pub async fn act(
+    host: &FleetHost,
+    uuid: DomainUuid,
+    recipe: &Result<Recipe, Refusal>,
+    steps: &[Step],
+) -> Result<(), HostError> {
+    // While a machine is being made, filters that nothing uses yet must stay.
+    let _making = host.making.read().await;
+    for step in steps {
+        tracing::debug!(host = %host.name, ?step, "step");
+        step_on(host, uuid, recipe, step).await?;
+    }
+    host.refresh();
+    Ok(())
+}
+
+async fn step_on(
+    host: &FleetHost,
+    uuid: DomainUuid,
+    recipe: &Result<Recipe, Refusal>,
+    step: &Step,
+) -> Result<(), HostError> {
+    let port = &host.host;
+    match step {
+        Step::EnsureFilter(rules) => port.ensure_filter(*rules).await,
+        Step::EnsureVolume(volume) => port.create_volume(volume).await,
+        Step::WriteSeed => {
+            let recipe = required(recipe)?;
+            port.write_volume(&recipe.seed, &recipe.seed_content).await
+        }
+        Step::Define => port.define(&required(recipe)?.domain).await,
+        Step::Start => port.start(uuid).await,
+        Step::Shutdown => port.shutdown(uuid).await,
+        Step::Destroy => port.destroy(uuid).await,
+        Step::Undefine => port.undefine(uuid).await,
+        Step::DeleteVolume(name) => port.delete_volume(name).await,
+    }
+}
+
+fn required(recipe: &Result<Recipe, Refusal>) -> Result<&Recipe, HostError> {
+    let refused = |refusal: &Refusal| HostError::Refused { operation: "prepare", message: refusal.message.clone() };
+    recipe.as_ref().map_err(refused)
+}

@@ -1,0 +1,211 @@
+//! `VirtualMachine`: makes, starts, watches, stops and removes the domain of each machine on the host that placement
+//! chose for it.
+
+mod act;
+mod observe;
+mod plan;
+mod recipe;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource, ResourceExt};
+
+use super::cache::reference;
+use super::context::Context;
+use super::error::Error;
+use super::fleet::Change;
+use super::runner;
+use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use crate::api::{FINALIZER, Phase, VirtualMachine};
+use crate::libvirt::{DomainUuid, HostError};
+use observe::{Observation, observe};
+use plan::{Failure, Plan, Standing, Step, Want, plan};
+
+/// A wait shorter than this isn't worth a write: mostly the next step comes first.
+const HASTY: Duration = Duration::from_secs(2);
+
+/// Runs the controller until `shutdown`.
+pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+    let triggers = triggers(&context);
+    let machines = Arc::clone(&context.caches.machines);
+    runner::run(context, &machines, triggers, Duration::ZERO, shutdown, reconcile).await;
+}
+
+/// What wakes a machine besides its own changes: its host, its farm, its flavour.
+fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<VirtualMachine>> {
+    let machines = Arc::clone(&context.caches.machines);
+    let on_hosts = context.fleet.changes().flat_map(move |change| {
+        stream::iter(match change {
+            Change::Domain(_, tag) => vec![reference(&tag.namespace, &tag.name)],
+            Change::Host(host) => unsettled_on(&machines.list(), &host),
+        })
+    });
+    let machines = Arc::clone(&context.caches.machines);
+    let of_farms = context.caches.farms.changes().flat_map(move |farm| {
+        let namespace = farm.namespace().unwrap_or_default();
+        stream::iter(runner::references(&machines, &namespace, |machine| machine.spec.farm == farm.name_any()))
+    });
+    let machines = Arc::clone(&context.caches.machines);
+    let of_flavours = context.caches.flavours.changes().flat_map(move |flavour| {
+        let uses = |machine: &&Arc<VirtualMachine>| machine.spec.flavour == flavour.name_any();
+        stream::iter(
+            machines.list().iter().filter(uses).map(|machine| ObjectRef::from_obj(&**machine)).collect::<Vec<_>>(),
+        )
+    });
+    stream::select_all([on_hosts.boxed(), of_farms.boxed(), of_flavours.boxed()]).boxed()
+}
+
+/// The machines of a host to which news about the host matter: all of them when it came or went, and those that wait
+/// for something on it.
+fn unsettled_on(machines: &[Arc<VirtualMachine>], host: &str) -> Vec<ObjectRef<VirtualMachine>> {
+    let here = |machine: &&Arc<VirtualMachine>| {
+        machine.status.as_ref().and_then(|status| status.hypervisor.as_deref()) == Some(host)
+    };
+    machines.iter().filter(here).map(|machine| ObjectRef::from_obj(&**machine)).collect()
+}
+
+async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Result<Action, Error> {
+    let api: Api<VirtualMachine> = context.api(&machine.namespace().unwrap_or_default());
+    let cache = &context.caches.machines;
+    let deleted = machine.metadata.deletion_timestamp.is_some();
+    let machine = if deleted {
+        if !machine.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+            return Ok(Action::await_change());
+        }
+        newest_for_removal(&context, &api, machine).await?
+    } else {
+        add_finalizer(&context, cache, &api, &machine).await?;
+        cache.latest(&machine).unwrap_or(machine)
+    };
+
+    let now = Timestamp::now();
+    let seen = observe(&context, &machine).await?;
+    let mut plan = plan(&want(&context, &machine), &seen.view, now);
+    if plan.release {
+        remove_finalizer(&context, cache, &api, &machine).await?;
+        return Ok(Action::await_change());
+    }
+    let mut passed = Vec::new();
+    if !plan.steps.is_empty() {
+        passed = carry_out(&seen, &machine, &mut plan, now).await?;
+    }
+    let now = Timestamp::now();
+    if plan.standing.phase == Phase::Pending && is_hasty(&machine, now) {
+        return Ok(Action::requeue(HASTY));
+    }
+    let after = status::status(&machine, &seen.view, &plan, &passed, now);
+    apply_status(&context, cache, &api, &machine, &status::SHARE, &after).await?;
+    tell(&context, &machine, &after, &plan.standing).await;
+    Ok(Action::requeue(plan.again))
+}
+
+/// Does the plan's steps and lets its standing say how that went; the phases that were passed on the way.
+async fn carry_out(
+    seen: &Observation,
+    machine: &VirtualMachine,
+    plan: &mut Plan,
+    begun: Timestamp,
+) -> Result<Vec<(Phase, Timestamp)>, Error> {
+    let (Some(host), Ok(uid)) = (&seen.host, recipe::uid(machine)) else { return Ok(Vec::new()) };
+    let starts = plan.steps.contains(&Step::Start);
+    match act::act(host, DomainUuid(uid), &seen.view.recipe, &plan.steps).await {
+        Ok(()) if starts => {
+            plan.standing.phase = Phase::Booting;
+            "Booting".clone_into(&mut plan.standing.reason);
+            "waits for the guest's agent".clone_into(&mut plan.standing.message);
+            Ok(vec![(Phase::Scheduled, begun), (Phase::Provisioning, begun)])
+        }
+        Ok(()) => Ok(Vec::new()),
+        Err(error) if error.is_silence() || !starts => {
+            host.refresh();
+            Err(Error::Host { host: host.name.clone(), source: error })
+        }
+        Err(error) => {
+            host.refresh();
+            refused(plan, seen, &error);
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// The host said no to a start: said, counted, tried again later.
+fn refused(plan: &mut Plan, seen: &Observation, error: &HostError) {
+    let count = seen.view.history.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
+    let pause = plan::pause(count);
+    let failure = Failure {
+        count,
+        retry_after: Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX),
+        message: error.to_string(),
+    };
+    plan.standing = Standing {
+        phase: Phase::Scheduled,
+        ready: false,
+        reason: error.reason().to_owned(),
+        message: format!("{error}; tried again in {} s", pause.as_secs()),
+        failure: Some(failure),
+    };
+    plan.again = pause;
+}
+
+/// A machine that is to be removed, as the API server has it: a cache that doesn't know of its placement yet would
+/// leave its domain behind.
+async fn newest_for_removal(
+    context: &Context,
+    api: &Api<VirtualMachine>,
+    machine: Arc<VirtualMachine>,
+) -> Result<Arc<VirtualMachine>, Error> {
+    if machine.status.as_ref().is_some_and(|status| status.hypervisor.is_some()) {
+        return Ok(machine);
+    }
+    let newest = api.get_opt(&machine.name_any()).await?.filter(|newest| newest.uid() == machine.uid());
+    let Some(newest) = newest else { return Ok(machine) };
+    context.caches.machines.absorb(newest.clone());
+    Ok(Arc::new(newest))
+}
+
+fn want(context: &Context, machine: &VirtualMachine) -> Want {
+    let timings = &context.site().timings;
+    Want {
+        deleted: machine.metadata.deletion_timestamp.is_some(),
+        run: machine.spec.run_strategy,
+        readiness: machine.spec.readiness,
+        boot_deadline: timings.boot_deadline.into(),
+        shutdown_grace: timings.shutdown_grace.into(),
+    }
+}
+
+/// Whether the machine is so young that its wait will mostly be over before anybody could read of it.
+fn is_hasty(machine: &VirtualMachine, now: Timestamp) -> bool {
+    let untold = machine.status.as_ref().is_none_or(|status| status.phase.is_none());
+    let young = machine
+        .metadata
+        .creation_timestamp
+        .as_ref()
+        .is_some_and(|created| Duration::try_from(now.duration_since(created.0)).unwrap_or_default() < HASTY);
+    untold && young
+}
+
+async fn tell(
+    context: &Context,
+    machine: &VirtualMachine,
+    after: &crate::api::VirtualMachineStatus,
+    standing: &Standing,
+) {
+    for (phase, age) in status::new_phases(machine, after) {
+        context.metrics.transition(phase, age);
+    }
+    for chapter in status::story(machine, after, standing) {
+        let about = machine.object_ref(&());
+        if chapter.warning {
+            context.events.warning(about, chapter.reason, "Reconcile", chapter.note).await;
+        } else {
+            context.events.normal(about, chapter.reason, "Reconcile", chapter.note).await;
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What there is of a machine: in its objects, on its host, in its guest.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::{Api, ResourceExt};
+
+use super::plan::{Failure, History, Placement, View};
+use super::recipe::{self, Ingredients, Recipe, Refusal};
+use crate::api::{
+    ImageHostState, KeyRef, Phase, PinnedFlavour, UserData, VirtualMachine, VirtualMachineStatus, conditions,
+};
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::fleet::FleetHost;
+use crate::controllers::observed::Observed;
+use crate::guest::UserDataText;
+use crate::libvirt::{DomainRun, DomainUuid, Survey, SurveyedDomain};
+
+/// What was seen, and the host on which it was seen.
+pub struct Observation {
+    /// What was seen.
+    pub view: View,
+    /// The machine's host, where it has one that is connected.
+    pub host: Option<Arc<FleetHost>>,
+}
+
+/// Looks at everything that the plan needs.
+///
+/// # Errors
+/// The API server can't be asked. A host that can't be asked is part of what is seen.
+pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Observation, Error> {
+    let deleted = machine.metadata.deletion_timestamp.is_some();
+    let status = machine.status.clone().unwrap_or_default();
+    let host = status.hypervisor.as_deref().and_then(|name| context.fleet.get(name));
+    let uuid = recipe::uid(machine).map(DomainUuid);
+    let survey = look_at_host(host.as_deref(), deleted, status.hypervisor.as_deref()).await;
+    let domain = match (&host, &survey, &uuid) {
+        (Some(host), Observed::Present(survey), Ok(uuid)) => look_at_domain(host, survey, *uuid, deleted).await,
+        (_, unknown, _) => unknown.clone().map(|_| ()).map_absent_to_unknown(),
+    };
+    let agent = match (&host, domain.present(), &uuid) {
+        (Some(host), Some(domain), Ok(uuid)) if domain.run == DomainRun::Running && domain.tag.is_some() => {
+            host.host.agent_answers(*uuid).await.ok()
+        }
+        _ => None,
+    };
+    let view = View {
+        volume_prefix: uuid.as_ref().map_or_else(|_| "none-".to_owned(), |uuid| recipe::volume_prefix(uuid.0)),
+        placement: placement(&status),
+        waits: waits(&status),
+        domain,
+        volumes: survey.clone().map(|survey| survey.volumes.clone()),
+        filters: survey.present().map_or_else(BTreeSet::new, |survey| survey.filters.clone()),
+        recipe: if deleted {
+            Err(Refusal::new("Deleting", "it is being deleted"))
+        } else {
+            make_recipe(context, machine).await?
+        },
+        image_progress: image_progress(context, &status),
+        outdated: outdated(context, machine, &status),
+        agent,
+        history: history(&status),
+    };
+    Ok(Observation { view, host })
+}
+
+/// The host's survey: the last one, or for what deletes a fresh one.
+async fn look_at_host(host: Option<&FleetHost>, fresh: bool, name: Option<&str>) -> Observed<Arc<Survey>> {
+    let Some(host) = host else {
+        let name = name.unwrap_or("none");
+        return Observed::Unknown { why: format!("hypervisor {name} is not connected"), since: jiff::Timestamp::now() };
+    };
+    let last = host.view().survey;
+    if !fresh || last.present().is_none() {
+        return last;
+    }
+    match host.host.survey().await {
+        Ok(survey) => Observed::Present(Arc::new(survey)),
+        Err(error) => Observed::Unknown { why: error.to_string(), since: jiff::Timestamp::now() },
+    }
+}
+
+async fn look_at_domain(
+    host: &FleetHost,
+    survey: &Survey,
+    uuid: DomainUuid,
+    fresh_survey: bool,
+) -> Observed<SurveyedDomain> {
+    if fresh_survey {
+        return survey.domains.get(&uuid).cloned().map_or(Observed::Absent, Observed::Present);
+    }
+    match host.host.domain(uuid).await {
+        Ok(Some(domain)) => Observed::Present(domain),
+        Ok(None) => Observed::Absent,
+        Err(error) => Observed::Unknown { why: error.to_string(), since: jiff::Timestamp::now() },
+    }
+}
+
+impl Observed<()> {
+    /// A host that wasn't looked at says nothing about a domain.
+    fn map_absent_to_unknown<T>(self) -> Observed<T> {
+        match self {
+            Observed::Unknown { why, since } => Observed::Unknown { why, since },
+            Observed::Absent | Observed::Present(()) => {
+                Observed::Unknown { why: "not looked at".into(), since: jiff::Timestamp::now() }
+            }
+        }
+    }
+}
+
+fn placement(status: &VirtualMachineStatus) -> Placement {
+    match status.hypervisor {
+        None => Placement::Nowhere,
+        Some(_) if conditions::is_true(&status.conditions, "Scheduled") => Placement::Admitted,
+        Some(_) => Placement::Resting,
+    }
+}
+
+fn waits(status: &VirtualMachineStatus) -> Option<Refusal> {
+    conditions::find(&status.conditions, "Scheduled")
+        .filter(|scheduled| scheduled.status != "True")
+        .map(|scheduled| Refusal::new(&scheduled.reason, scheduled.message.clone()))
+}
+
+/// What its status says that it went through.
+pub fn history(status: &VirtualMachineStatus) -> History {
+    let phase = status.phase.unwrap_or_default();
+    let at_rest = |phase: Phase| matches!(phase, Phase::Pending | Phase::Scheduled | Phase::Stopped | Phase::Failed);
+    let mut history = History { phase, ..History::default() };
+    for transition in &status.phase_transitions {
+        match transition.phase {
+            Phase::Booting => {
+                history.started = Some(transition.time);
+                history.answered = false;
+            }
+            Phase::Running => history.answered = true,
+            Phase::Stopping => history.stop_asked = Some(transition.time),
+            phase if at_rest(phase) => {
+                history.started = None;
+                history.answered = false;
+            }
+            _ => {}
+        }
+    }
+    if phase != Phase::Stopping {
+        history.stop_asked = None;
+    }
+    history.failure = status.start_failure.as_ref().map(|failure| Failure {
+        count: failure.count,
+        retry_after: failure.retry_after.0,
+        message: failure.message.clone(),
+    });
+    history
+}
+
+async fn make_recipe(context: &Context, machine: &VirtualMachine) -> Result<Result<Recipe, Refusal>, Error> {
+    let namespace = machine.namespace().unwrap_or_default();
+    let Some(farm) = context.caches.farms.get(&namespace, &machine.spec.farm) else {
+        return Ok(Err(Refusal::new("FarmNotFound", format!("VirtualFarm {:?} is not there", machine.spec.farm))));
+    };
+    let name = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref()).unwrap_or_default();
+    let Some(hypervisor) = context.caches.hypervisors.get("", name) else {
+        return Ok(Err(Refusal::new("HypervisorNotFound", format!("Hypervisor {name:?} is not there"))));
+    };
+    let user_data = match read_user_data(context, &namespace, machine.spec.user_data.as_ref()).await? {
+        Ok(user_data) => user_data,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let site = context.site();
+    Ok(recipe::recipe(&Ingredients {
+        machine,
+        farm: &farm,
+        hypervisor: &hypervisor,
+        site: &site,
+        user_data,
+        cluster: &context.cluster,
+    }))
+}
+
+async fn read_user_data(
+    context: &Context,
+    namespace: &str,
+    source: Option<&UserData>,
+) -> Result<Result<Option<UserDataText>, Refusal>, Error> {
+    let Some(source) = source else { return Ok(Ok(None)) };
+    let bytes = if let Some(text) = &source.inline {
+        Ok(text.clone().into_bytes())
+    } else if let Some(key) = &source.secret_ref {
+        let secrets: Api<Secret> = context.api(namespace);
+        let data = secrets.get_opt(&key.name).await?.map(|secret| secret.data.unwrap_or_default());
+        value("Secret", key, data.map(|mut data| data.remove(&key.key).map(|value| value.0)))
+    } else if let Some(key) = &source.config_map_ref {
+        let maps: Api<ConfigMap> = context.api(namespace);
+        let data = maps.get_opt(&key.name).await?.map(|map| {
+            let binary = map.binary_data.unwrap_or_default().remove(&key.key).map(|value| value.0);
+            binary.or_else(|| map.data.unwrap_or_default().remove(&key.key).map(String::into_bytes))
+        });
+        value("ConfigMap", key, data)
+    } else {
+        Err(Refusal::new("InvalidUserData", "userData: give one of inline, secretRef, configMapRef"))
+    };
+    Ok(bytes.and_then(|bytes| UserDataText::parse(&bytes).map(Some).map_err(Refusal::from)))
+}
+
+fn value(kind: &str, key: &KeyRef, found: Option<Option<Vec<u8>>>) -> Result<Vec<u8>, Refusal> {
+    match found {
+        None => Err(Refusal::new("UserDataNotFound", format!("userData: {kind} {:?} is not there", key.name))),
+        Some(None) => {
+            Err(Refusal::new("UserDataNotFound", format!("userData: {kind} {:?} has no key {:?}", key.name, key.key)))
+        }
+        Some(Some(bytes)) => Ok(bytes),
+    }
+}
+
+/// How far the image is on the machine's host, in words.
+fn image_progress(context: &Context, status: &VirtualMachineStatus) -> Option<String> {
+    let pinned = status.image.as_ref()?;
+    let image = context.caches.images.get("", &pinned.name)?;
+    let hosts = &image.status.as_ref()?.hosts;
+    let host = hosts.iter().find(|host| Some(&host.name) == status.hypervisor.as_ref())?;
+    let detail = match (host.state, host.percent, &host.message) {
+        (ImageHostState::Uploading, Some(percent), _) => format!("{percent} % uploaded"),
+        (_, _, Some(message)) => message.clone(),
+        (state, _, None) => format!("{state:?}"),
+    };
+    Some(format!("image {}: {detail}", pinned.name))
+}
+
+/// What the spec asks for and only the next admission gives.
+fn outdated(context: &Context, machine: &VirtualMachine, status: &VirtualMachineStatus) -> Option<String> {
+    let pinned = status.flavour.as_ref()?;
+    let flavour = context.caches.flavours.get("", &machine.spec.flavour)?;
+    let now = PinnedFlavour {
+        name: flavour.name_any(),
+        cpus: flavour.spec.cpus,
+        memory: flavour.spec.memory,
+        root_disk: pinned.root_disk,
+        data_disk: pinned.data_disk,
+    };
+    (now != *pinned).then(|| {
+        format!(
+            "flavour {} ({} CPUs, {}) instead of {} ({} CPUs, {}); halt it and start it again",
+            now.name, now.cpus, now.memory, pinned.name, pinned.cpus, pinned.memory
+        )
+    })
+}

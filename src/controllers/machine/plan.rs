@@ -1,0 +1,477 @@
+//! All the decisions about a machine: no I/O, no clock of its own.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::recipe::{Recipe, Refusal};
+use crate::api::{Phase, Readiness, RunStrategy};
+use crate::controllers::observed::Observed;
+use crate::libvirt::{DomainRun, RuleSet, StopReason, SurveyedDomain, VolumeSpec};
+
+/// A machine that ran at least this long did not fail to start.
+const RAN_WELL: Duration = Duration::from_secs(60);
+
+/// The longest pause between starts that fail.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// A guest that boots is asked this often whether it answers.
+const BOOT_POLL: Duration = Duration::from_millis(500);
+
+/// A machine on which nothing happens is looked at this often.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// What somebody wants of a machine.
+#[derive(Clone, Debug)]
+pub struct Want {
+    /// It is being deleted.
+    pub deleted: bool,
+    /// When it shall run.
+    pub run: RunStrategy,
+    /// What makes it Ready.
+    pub readiness: Readiness,
+    /// A boot that takes longer is reported.
+    pub boot_deadline: Duration,
+    /// A guest gets so long to shut down.
+    pub shutdown_grace: Duration,
+}
+
+/// Whether placement lets it run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// It has no host.
+    Nowhere,
+    /// It has a host, where its disks are, and no reservation.
+    Resting,
+    /// It has a host and a reservation.
+    Admitted,
+}
+
+/// What was seen of a machine.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What the names of all its volumes start with.
+    pub volume_prefix: String,
+    /// Where it was placed.
+    pub placement: Placement,
+    /// Why placement lets it wait.
+    pub waits: Option<Refusal>,
+    /// The domain on its host.
+    pub domain: Observed<SurveyedDomain>,
+    /// The volumes on its host.
+    pub volumes: Observed<BTreeSet<String>>,
+    /// The filters on its host.
+    pub filters: BTreeSet<String>,
+    /// How it is made.
+    pub recipe: Result<Recipe, Refusal>,
+    /// How far its image is on its host, in words.
+    pub image_progress: Option<String>,
+    /// The spec asks for something that only the next admission can give.
+    pub outdated: Option<String>,
+    /// Whether its agent answers, where it was asked.
+    pub agent: Option<bool>,
+    /// What it went through.
+    pub history: History,
+}
+
+/// What a machine went through, from its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The phase that its status shows.
+    pub phase: Phase,
+    /// When its domain was last started, since it was last placed.
+    pub started: Option<Timestamp>,
+    /// When it was last asked to shut down, if it is shutting down.
+    pub stop_asked: Option<Timestamp>,
+    /// Whether the guest answered since it was last started.
+    pub answered: bool,
+    /// Starts that failed in a row.
+    pub failure: Option<Failure>,
+}
+
+/// Starts that failed in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How many.
+    pub count: i32,
+    /// The next one isn't before this time.
+    pub retry_after: Timestamp,
+    /// What the last one said.
+    pub message: String,
+}
+
+/// One thing to do on the host. Each may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Define the filter of a rule set.
+    EnsureFilter(RuleSet),
+    /// Make a disk.
+    EnsureVolume(VolumeSpec),
+    /// Write the seed volume.
+    WriteSeed,
+    /// Define the domain.
+    Define,
+    /// Start it.
+    Start,
+    /// Ask the guest to shut down.
+    Shutdown,
+    /// Switch it off.
+    Destroy,
+    /// Remove its definition.
+    Undefine,
+    /// Remove a volume.
+    DeleteVolume(String),
+}
+
+/// What the status shall say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Why, in one CamelCase word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+    /// Starts that failed in a row.
+    pub failure: Option<Failure>,
+}
+
+/// What to do and what to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do, in this order.
+    pub steps: Vec<Step>,
+    /// What to say.
+    pub standing: Standing,
+    /// When to look again at the latest.
+    pub again: Duration,
+    /// Nothing of the machine is left outside: its object may go.
+    pub release: bool,
+}
+
+impl Plan {
+    fn stay(phase: Phase, reason: &str, message: impl Into<String>) -> Self {
+        let standing =
+            Standing { phase, ready: false, reason: reason.to_owned(), message: message.into(), failure: None };
+        Self { steps: Vec::new(), standing, again: STEADY, release: false }
+    }
+
+    fn because(phase: Phase, refusal: &Refusal) -> Self {
+        Self::stay(phase, &refusal.reason, refusal.message.clone())
+    }
+
+    fn doing(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
+        self.steps.extend(steps);
+        self
+    }
+
+    fn again(mut self, after: Duration) -> Self {
+        self.again = after.clamp(Duration::from_millis(100), STEADY);
+        self
+    }
+
+    fn failed(mut self, failure: Option<Failure>) -> Self {
+        self.standing.failure = failure;
+        self
+    }
+}
+
+/// What to do about a machine.
+pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
+    if want.deleted {
+        return tear_down(seen);
+    }
+    match (&seen.placement, &seen.domain) {
+        (Placement::Nowhere, _) => wait_for_placement(seen),
+        (_, Observed::Unknown { why, .. }) => {
+            let phase = if seen.history.phase < Phase::Booting { seen.history.phase } else { Phase::Unknown };
+            Plan::stay(phase, "HostUnreachable", format!("nothing is known of it: {why}"))
+                .failed(seen.history.failure.clone())
+                .again(Duration::from_secs(5))
+        }
+        (_, Observed::Present(domain)) if domain.tag.is_none() => Plan::stay(
+            Phase::Failed,
+            "ForeignDomain",
+            format!("the domain {:?} has this machine's UUID and isn't ours; remove it from the host", domain.name),
+        ),
+        (Placement::Resting, Observed::Present(domain)) if is_active(domain) => stop(want, seen, now),
+        (Placement::Resting, _) => rest(want, seen),
+        (Placement::Admitted, Observed::Absent) => {
+            if wants_to_run(want, seen) {
+                make(seen, now)
+            } else {
+                rest(want, seen)
+            }
+        }
+        (Placement::Admitted, Observed::Present(domain)) => match domain.run {
+            DomainRun::Off(reason) => off(want, seen, domain, reason, now),
+            DomainRun::Running | DomainRun::Paused | DomainRun::ShuttingDown => running(want, seen, domain, now),
+        },
+    }
+}
+
+fn wait_for_placement(seen: &View) -> Plan {
+    match &seen.waits {
+        Some(refusal) => Plan::because(Phase::Pending, refusal),
+        None => Plan::stay(Phase::Pending, "NotPlaced", "waits for its address and a host"),
+    }
+}
+
+/// Whether the run strategy wants it running, given what it went through.
+fn wants_to_run(want: &Want, seen: &View) -> bool {
+    match want.run {
+        RunStrategy::Always => true,
+        RunStrategy::Halted => false,
+        RunStrategy::RerunOnFailure | RunStrategy::Once => {
+            !matches!(seen.history.phase, Phase::Stopped | Phase::Failed) || seen.history.started.is_none()
+        }
+    }
+}
+
+fn is_active(domain: &SurveyedDomain) -> bool {
+    !matches!(domain.run, DomainRun::Off(_))
+}
+
+/// It is off and stays so.
+fn rest(want: &Want, seen: &View) -> Plan {
+    let (phase, refusal) = match want.run {
+        RunStrategy::Halted => (Phase::Stopped, Refusal::new("Halted", "stopped by spec.runStrategy: Halted")),
+        RunStrategy::Always => {
+            let waits = seen.waits.clone();
+            (Phase::Pending, waits.unwrap_or_else(|| Refusal::new("NotAdmitted", "waits for room on its host")))
+        }
+        RunStrategy::RerunOnFailure | RunStrategy::Once if seen.history.phase == Phase::Failed => {
+            (Phase::Failed, Refusal::new("Failed", "failed, and spec.runStrategy doesn't start it again"))
+        }
+        RunStrategy::RerunOnFailure | RunStrategy::Once => {
+            (Phase::Stopped, Refusal::new("Finished", "the guest shut itself down"))
+        }
+    };
+    Plan::because(phase, &refusal)
+}
+
+/// Everything that it needs, then its start.
+fn make(seen: &View, now: Timestamp) -> Plan {
+    if let Some(failure) = seen.history.failure.as_ref().filter(|failure| failure.retry_after > now) {
+        return back_off(failure, now);
+    }
+    let recipe = match &seen.recipe {
+        Ok(recipe) => recipe,
+        Err(refusal) => return Plan::because(Phase::Scheduled, refusal),
+    };
+    let Observed::Present(volumes) = &seen.volumes else {
+        return Plan::stay(Phase::Scheduled, "HostUnreachable", "the host's volumes can't be read")
+            .again(Duration::from_secs(5));
+    };
+    if recipe.image_markers.iter().any(|marker| !volumes.contains(marker)) {
+        let progress = seen.image_progress.as_deref().unwrap_or("not begun");
+        return Plan::stay(Phase::Scheduled, "ImageNotOnHost", format!("the image's copy on the host: {progress}"))
+            .again(Duration::from_secs(2));
+    }
+    let missing = recipe.volumes.iter().filter(|volume| !volumes.contains(name_of(volume)));
+    let mut steps = filters(seen, recipe);
+    steps.extend(missing.cloned().map(Step::EnsureVolume));
+    if !volumes.contains(&recipe.seed) {
+        steps.push(Step::WriteSeed);
+    }
+    let defined = seen.domain.present().and_then(|domain| domain.tag.as_ref());
+    if defined != Some(&recipe.domain.tag) {
+        steps.push(Step::Define);
+    }
+    steps.push(Step::Start);
+    steps.extend(stale_seeds(recipe, volumes).map(Step::DeleteVolume));
+    Plan::stay(Phase::Provisioning, "Provisioning", "its volumes and its domain are being made")
+        .doing(steps)
+        .failed(seen.history.failure.clone())
+        .again(BOOT_POLL)
+}
+
+fn filters(seen: &View, recipe: &Recipe) -> Vec<Step> {
+    let sets: BTreeSet<_> = recipe.domain.nics.iter().map(|nic| nic.rules).collect();
+    sets.into_iter().filter(|set| !seen.filters.contains(&set.filter_name())).map(Step::EnsureFilter).collect()
+}
+
+/// Seeds of this machine that the domain doesn't use any more.
+fn stale_seeds<'a>(recipe: &'a Recipe, volumes: &'a BTreeSet<String>) -> impl Iterator<Item = String> + 'a {
+    let prefix = format!("{}-seed-", recipe.domain.uuid);
+    volumes.iter().filter(move |name| name.starts_with(&prefix) && **name != recipe.seed).cloned()
+}
+
+fn name_of(volume: &VolumeSpec) -> &str {
+    match volume {
+        VolumeSpec::Overlay { name, .. } | VolumeSpec::Blank { name, .. } => name,
+    }
+}
+
+/// It is off: by whom, and shall it be on?
+fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, now: Timestamp) -> Plan {
+    let finished = match (want.run, reason) {
+        (RunStrategy::Halted, _) => Some(Phase::Stopped),
+        (RunStrategy::Always, _) | (_, StopReason::NotStarted) => None,
+        (RunStrategy::Once | RunStrategy::RerunOnFailure, StopReason::Shutdown) => Some(Phase::Stopped),
+        (RunStrategy::Once, StopReason::Destroyed | StopReason::Crashed) => Some(Phase::Failed),
+        (RunStrategy::RerunOnFailure, StopReason::Destroyed | StopReason::Crashed) => None,
+    };
+    let finished = finished.or_else(|| (!wants_to_run(want, seen)).then_some(seen.history.phase));
+    if let Some(phase) = finished {
+        let mut rested = rest(want, seen);
+        rested.standing.phase = phase;
+        return rested;
+    }
+    let ours = seen.recipe.as_ref().ok().map(|recipe| recipe.domain.tag.epoch);
+    let this_start = domain.tag.as_ref().map(|tag| tag.epoch) == ours;
+    if reason == StopReason::NotStarted || !this_start {
+        return make(seen, now);
+    }
+    match new_failure(seen, reason, now) {
+        None => make(seen, now),
+        Some(failure) if failure.count == 0 => make(seen, now).failed(None),
+        Some(failure) => back_off(&failure, now),
+    }
+}
+
+/// The failure that this end of a run is, unless it is counted already.
+fn new_failure(seen: &View, reason: StopReason, now: Timestamp) -> Option<Failure> {
+    let started = seen.history.started?;
+    let counted = seen.history.failure.as_ref().is_some_and(|failure| failure.retry_after >= started);
+    if counted {
+        return None;
+    }
+    let ran = Duration::try_from(now.duration_since(started)).unwrap_or_default();
+    let message = match reason {
+        StopReason::Shutdown => "the guest shut itself down",
+        StopReason::Destroyed => "it was switched off on the host",
+        StopReason::Crashed | StopReason::NotStarted => "the guest or QEMU crashed",
+    };
+    let before = seen.history.failure.as_ref().map_or(0, |failure| failure.count);
+    let count = if ran >= RAN_WELL { 0 } else { before.saturating_add(1) };
+    let retry_after = now.checked_add(pause(count)).unwrap_or(now);
+    Some(Failure { count, retry_after, message: format!("{message} {} s after its start", ran.as_secs()) })
+}
+
+/// The pause before the next start after so many that failed: 10 s, doubled each time, at most 5 minutes.
+pub fn pause(count: i32) -> Duration {
+    match u32::try_from(count) {
+        Err(_) | Ok(0) => Duration::ZERO,
+        Ok(count) => Duration::from_secs(10).saturating_mul(1 << (count - 1).min(8)).min(LONGEST_PAUSE),
+    }
+}
+
+fn back_off(failure: &Failure, now: Timestamp) -> Plan {
+    let left = Duration::try_from(failure.retry_after.duration_since(now)).unwrap_or_default();
+    let message =
+        format!("{}; start {} failed, the next is tried at {}", failure.message, failure.count, failure.retry_after);
+    Plan::stay(Phase::Pending, "BackOff", message).failed(Some(failure.clone())).again(left)
+}
+
+/// It is on: shall it be, does it answer, is it what the spec says?
+fn running(want: &Want, seen: &View, domain: &SurveyedDomain, now: Timestamp) -> Plan {
+    let ours = seen.recipe.as_ref().ok().map(|recipe| recipe.domain.tag.epoch);
+    let theirs = domain.tag.as_ref().map(|tag| tag.epoch);
+    if let (Some(ours), Some(theirs)) = (ours, theirs)
+        && theirs < ours
+    {
+        return Plan::stay(Phase::Provisioning, "StaleCopy", "a copy from an earlier placement is being switched off")
+            .doing([Step::Destroy])
+            .again(BOOT_POLL);
+    }
+    if want.run == RunStrategy::Halted {
+        return stop(want, seen, now);
+    }
+    let ran = seen.history.started.map(|started| Duration::try_from(now.duration_since(started)).unwrap_or_default());
+    let failure = seen.history.failure.clone().filter(|_| ran.is_none_or(|ran| ran < RAN_WELL));
+    let mut plan = match domain.run {
+        DomainRun::Paused => Plan::stay(
+            Phase::Running,
+            "Paused",
+            "the guest is paused: its host's storage may be full, or somebody suspended it",
+        )
+        .again(Duration::from_secs(5)),
+        DomainRun::ShuttingDown => {
+            Plan::stay(Phase::Stopping, "ShuttingDown", "the guest is shutting down").again(BOOT_POLL)
+        }
+        DomainRun::Running | DomainRun::Off(_) => answering(want, seen, ran),
+    };
+    plan.standing.failure = failure;
+    plan
+}
+
+fn answering(want: &Want, seen: &View, ran: Option<Duration>) -> Plan {
+    let answers = seen.agent == Some(true);
+    if answers || want.readiness == Readiness::None {
+        let message = if answers { "the guest's agent answers" } else { "the domain runs" };
+        let mut plan = Plan::stay(Phase::Running, if answers { "AgentConnected" } else { "DomainRunning" }, message);
+        plan.standing.ready = true;
+        return plan;
+    }
+    if seen.history.answered {
+        return Plan::stay(Phase::Running, "AgentLost", "the guest's agent doesn't answer any more")
+            .again(Duration::from_secs(5));
+    }
+    match ran {
+        Some(ran) if ran > want.boot_deadline => {
+            let message = format!(
+                "no answer of the guest's agent {} s after the start: look at its console; an image without agent needs readiness: None",
+                ran.as_secs()
+            );
+            Plan::stay(Phase::Booting, "BootTimeout", message).again(Duration::from_secs(5))
+        }
+        _ => Plan::stay(Phase::Booting, "Booting", "waits for the guest's agent").again(BOOT_POLL),
+    }
+}
+
+/// On the way off: asked first, switched off when its time is over.
+fn stop(want: &Want, seen: &View, now: Timestamp) -> Plan {
+    let plan = Plan::stay(Phase::Stopping, "Stopping", "the guest is asked to shut down").again(Duration::from_secs(1));
+    match seen.history.stop_asked {
+        None => plan.doing([Step::Shutdown]),
+        Some(asked) if Duration::try_from(now.duration_since(asked)).unwrap_or_default() >= want.shutdown_grace => {
+            plan.doing([Step::Destroy])
+        }
+        Some(_) => plan,
+    }
+}
+
+/// Everything of it goes; its object last.
+fn tear_down(seen: &View) -> Plan {
+    if seen.placement == Placement::Nowhere {
+        let mut plan = Plan::stay(seen.history.phase, "Deleting", "nothing of it is on any host");
+        plan.release = true;
+        return plan;
+    }
+    let (domain, volumes) = match (&seen.domain, &seen.volumes) {
+        (Observed::Unknown { why, .. }, _) | (_, Observed::Unknown { why, .. }) => {
+            return Plan::stay(
+                Phase::Unknown,
+                "WaitingForHost",
+                format!("its host has to answer before it can be removed: {why}"),
+            )
+            .again(Duration::from_secs(5));
+        }
+        (domain, Observed::Present(volumes)) => (domain.present(), Some(volumes)),
+        (domain, Observed::Absent) => (domain.present(), None),
+    };
+    if domain.is_some_and(|domain| domain.tag.is_none()) {
+        let mut plan = Plan::stay(Phase::Failed, "ForeignDomain", "the domain on the host isn't ours and stays");
+        plan.release = true;
+        return plan;
+    }
+    let mut steps = Vec::new();
+    if let Some(domain) = domain {
+        if is_active(domain) {
+            steps.push(Step::Destroy);
+        }
+        steps.push(Step::Undefine);
+    }
+    let ours = |name: &&String| name.starts_with(&seen.volume_prefix);
+    steps.extend(volumes.into_iter().flatten().filter(ours).cloned().map(Step::DeleteVolume));
+    let gone = steps.is_empty();
+    let mut plan = Plan::stay(Phase::Stopping, "Removing", "its domain and its volumes are being removed")
+        .doing(steps)
+        .again(Duration::from_millis(200));
+    plan.release = gone;
+    plan
+}

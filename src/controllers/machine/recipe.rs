@@ -1,0 +1,231 @@
+//! How a machine is made: its domain, its volumes and its seed, from the objects alone.
+
+use std::net::Ipv4Addr;
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::api::{
+    Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
+};
+use crate::guest::{self, Guest, GuestError, GuestNic, UserDataText};
+use crate::images::complete_marker;
+use crate::libvirt::{
+    ConsoleLog, DataDisk, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, RuleSet, VolumeSpec,
+};
+use crate::network::{FarmNetwork, MacAddress};
+
+/// All that is made on the host for a machine.
+#[derive(Clone, Debug)]
+pub struct Recipe {
+    /// The domain.
+    pub domain: DomainSpec,
+    /// Its disks.
+    pub volumes: Vec<VolumeSpec>,
+    /// Name of the seed volume.
+    pub seed: String,
+    /// What stands in it.
+    pub seed_content: Vec<u8>,
+    /// Volumes that say that the image's volumes are complete.
+    pub image_markers: Vec<String>,
+}
+
+/// Why a machine can't be made until somebody changes an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One CamelCase word.
+    pub reason: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with a reason of its own.
+    pub fn new(reason: &str, message: impl Into<String>) -> Self {
+        Self { reason: reason.to_owned(), message: message.into() }
+    }
+}
+
+impl From<GuestError> for Refusal {
+    fn from(error: GuestError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+/// The objects that a machine is made from.
+pub struct Ingredients<'a> {
+    /// The machine.
+    pub machine: &'a VirtualMachine,
+    /// Its farm.
+    pub farm: &'a VirtualFarm,
+    /// Its host.
+    pub hypervisor: &'a Hypervisor,
+    /// What the site says.
+    pub site: &'a Site,
+    /// What its owner gave for the guest.
+    pub user_data: Option<UserDataText>,
+    /// Identity of the Kubernetes cluster.
+    pub cluster: &'a str,
+}
+
+/// How the machine is made.
+///
+/// # Errors
+/// What has to be changed before it can be.
+pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
+    let uid = uid(from.machine)?;
+    let status = from.machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
+    let (address, network) = place_in_network(status, from.farm)?;
+    let pinned = |what: &str| Refusal::new("NotPlaced", format!("placement has not pinned the {what} yet"));
+    let flavour = status.flavour.as_ref().ok_or_else(|| pinned("flavour"))?;
+    let image = status.image.as_ref().ok_or_else(|| pinned("image"))?;
+    let epoch = status.epoch.ok_or_else(|| pinned("epoch"))?;
+
+    let seed = guest::seed(&guest(from, uid, address)?)?;
+    let seed_volume = guest::seed_volume(uid, &seed.hash);
+    let (root, data, volumes) = disks(uid, flavour, image);
+    let nic = Nic {
+        bridge: from.hypervisor.spec.networks.private.bridge.clone(),
+        mac: MacAddress::of(address),
+        address,
+        farm: network,
+        rules: RuleSet::Machine,
+    };
+    let (namespace, name) = names(from.machine);
+    let mut domain = DomainSpec {
+        uuid: DomainUuid(uid),
+        title: format!("{namespace}/{name}"),
+        tag: OwnershipTag { cluster: from.cluster.to_owned(), namespace, name, uid, epoch, spec_hash: String::new() },
+        virtualization: from.hypervisor.spec.virtualization,
+        cpus: flavour.cpus,
+        memory: flavour.memory,
+        firmware: firmware(image),
+        root,
+        data,
+        seed: Some(seed_volume.clone()),
+        nics: vec![nic],
+        shared_storage: from.hypervisor.spec.storage.shared.is_some(),
+        console: ConsoleLog::Pty,
+    };
+    domain.tag.spec_hash = spec_hash(&domain);
+    let image_markers = image.volumes().map(complete_marker).collect();
+    Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed.image, image_markers })
+}
+
+/// The prefix of the names of all volumes of a machine.
+pub fn volume_prefix(uid: Uuid) -> String {
+    format!("{uid}-")
+}
+
+/// The machine's uid, which names everything of it on the host.
+pub fn uid(machine: &VirtualMachine) -> Result<Uuid, Refusal> {
+    let uid = machine.metadata.uid.as_deref().and_then(|uid| uid.parse().ok());
+    uid.ok_or_else(|| Refusal::new("NoUid", "the object has no uid that is a UUID"))
+}
+
+/// Hash of what makes a running domain differ from a restarted one: everything but the tag itself.
+fn spec_hash(domain: &DomainSpec) -> String {
+    let DomainSpec {
+        uuid: _,
+        title: _,
+        tag: _,
+        virtualization,
+        cpus,
+        memory,
+        firmware,
+        root,
+        data,
+        seed,
+        nics,
+        shared_storage,
+        console,
+    } = domain;
+    let filters: Vec<_> = nics.iter().map(|nic| nic.rules.filter_name()).collect();
+    let parts = format!(
+        "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {filters:?} {shared_storage} {console:?}"
+    );
+    let digest = Sha256::digest(parts);
+    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn place_in_network(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<(Ipv4Addr, FarmNetwork), Refusal> {
+    let not_ready = || Refusal::new("NetworkNotReady", "the farm has no network or the machine no address yet");
+    let network = farm.status.as_ref().and_then(|status| status.network.as_deref()).ok_or_else(not_ready)?;
+    let network: FarmNetwork = network.parse().map_err(|_| not_ready())?;
+    let address: Ipv4Addr = status.address.as_deref().and_then(|text| text.parse().ok()).ok_or_else(not_ready)?;
+    if !network.is_machine_address(address) {
+        let message = format!("the address {address} is not one of the farm's network {network}; delete the machine");
+        return Err(Refusal::new("WrongAddress", message));
+    }
+    Ok((address, network))
+}
+
+fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, Refusal> {
+    let (_, name) = names(from.machine);
+    let network = from.farm.spec.network.as_ref();
+    let farm_name = from.farm.metadata.name.as_deref().unwrap_or_default();
+    let domain = match network.and_then(|network| network.domain.clone()) {
+        Some(domain) => domain,
+        None => format!("{farm_name}.{}", from.site.dns_domain),
+    };
+    let mut dns = Vec::new();
+    for server in network.map(|network| network.dns.as_slice()).unwrap_or_default() {
+        let parsed = server.parse();
+        dns.push(
+            parsed.map_err(|_| Refusal::new("InvalidDns", format!("spec.network.dns: {server:?} is no address")))?,
+        );
+    }
+    if dns.is_empty() {
+        dns.clone_from(&from.site.dns);
+    }
+    let mut ssh_keys = guest::parse_ssh_keys("the farm's spec.sshKeys", &from.farm.spec.ssh_keys)?;
+    ssh_keys.extend(guest::parse_ssh_keys("spec.sshKeys", &from.machine.spec.ssh_keys)?);
+    Ok(Guest {
+        instance_id: uid,
+        hostname: name.parse()?,
+        domain: domain.parse()?,
+        nic: GuestNic { mac: MacAddress::of(address), address, prefix: 24, gateway: None },
+        dns,
+        ssh_keys,
+        user_data: from.user_data.clone(),
+    })
+}
+
+fn disks(
+    uid: Uuid,
+    flavour: &PinnedFlavour,
+    image: &PinnedImage,
+) -> (Option<RootDisk>, Option<DataDisk>, Vec<VolumeSpec>) {
+    let mut volumes = Vec::new();
+    let root = image.disk.as_ref().map(|disk| {
+        let volume = format!("{uid}-root.qcow2");
+        volumes.push(VolumeSpec::Overlay {
+            name: volume.clone(),
+            base: disk.volume.clone(),
+            base_format: disk.format,
+            size: flavour.root_disk.unwrap_or(Bytes::ZERO).max(disk.virtual_size),
+        });
+        RootDisk { volume, base: disk.volume.clone(), base_format: disk.format }
+    });
+    let data = flavour.data_disk.map(|size| {
+        let volume = format!("{uid}-data.qcow2");
+        volumes.push(VolumeSpec::Blank { name: volume.clone(), size });
+        DataDisk { volume }
+    });
+    (root, data, volumes)
+}
+
+fn firmware(image: &PinnedImage) -> Firmware {
+    match &image.kernel {
+        None => Firmware::Disk,
+        Some(kernel) => Firmware::Kernel(Kernel {
+            kernel: kernel.kernel.clone(),
+            initrd: kernel.initrd.clone(),
+            cmdline: kernel.cmdline.clone(),
+        }),
+    }
+}
+
+fn names(machine: &VirtualMachine) -> (String, String) {
+    (machine.metadata.namespace.clone().unwrap_or_default(), machine.metadata.name.clone().unwrap_or_default())
+}

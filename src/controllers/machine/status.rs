@@ -1,0 +1,224 @@
+//! What is told of a machine: conditions, phases with their times, events. Pure.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use super::plan::{Plan, Standing, View};
+use crate::api::conditions::{self, READY, State};
+use crate::api::{Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
+use crate::controllers::writes::Share;
+use crate::libvirt::DomainRun;
+
+/// What of the status the machine's controller writes.
+pub const SHARE: Share = Share {
+    manager: "cascina-machine",
+    fields: &["observedGeneration", "phase", "phaseTransitions", "bootSeconds", "startFailure"],
+    conditions: &[READY, "Provisioned", "AgentConnected", "RestartRequired", "Deleting"],
+};
+
+/// How many phases the status remembers.
+const REMEMBERED: usize = 16;
+
+/// The controller's share of the status.
+pub fn status(
+    machine: &VirtualMachine,
+    seen: &View,
+    plan: &Plan,
+    passed: &[(Phase, Timestamp)],
+    now: Timestamp,
+) -> VirtualMachineStatus {
+    let before = machine.status.clone().unwrap_or_default();
+    let standing = &plan.standing;
+    let generation = machine.metadata.generation;
+    let phase_transitions = transitions(&before, standing.phase, passed, now);
+    let mut states = vec![ready(standing)];
+    states.extend(provisioned(standing));
+    states.extend(agent(seen));
+    states.extend(restart_required(seen));
+    if machine.metadata.deletion_timestamp.is_some() {
+        states.push(State::yes("Deleting", standing.reason.clone(), standing.message.clone()));
+    }
+    VirtualMachineStatus {
+        observed_generation: generation,
+        phase: Some(standing.phase),
+        boot_seconds: boot_seconds(&phase_transitions),
+        start_failure: standing.failure.as_ref().map(|failure| StartFailure {
+            count: failure.count,
+            retry_after: Time(conditions::whole_seconds(failure.retry_after)),
+            message: failure.message.clone(),
+        }),
+        conditions: conditions::stamp(states, &before.conditions, generation, now),
+        phase_transitions,
+        ..VirtualMachineStatus::default()
+    }
+}
+
+fn ready(standing: &Standing) -> State {
+    let (reason, message) = (standing.reason.clone(), standing.message.clone());
+    match (standing.ready, standing.phase) {
+        (true, _) => State::yes(READY, reason, message),
+        (false, Phase::Unknown) => State::unknown(READY, reason, message),
+        (false, _) => State::no(READY, reason, message),
+    }
+}
+
+fn provisioned(standing: &Standing) -> Option<State> {
+    match standing.phase {
+        Phase::Pending | Phase::Unknown => None,
+        Phase::Scheduled | Phase::Provisioning => {
+            Some(State::no("Provisioned", standing.reason.clone(), standing.message.clone()))
+        }
+        _ => Some(State::yes("Provisioned", "Made", "its volumes and its domain are on its host")),
+    }
+}
+
+fn agent(seen: &View) -> Option<State> {
+    let domain = seen.domain.present()?;
+    if matches!(domain.run, DomainRun::Off(_)) {
+        return Some(State::no("AgentConnected", "Off", "the domain doesn't run"));
+    }
+    Some(match seen.agent {
+        Some(true) => State::yes("AgentConnected", "Answers", "the guest's agent answers"),
+        _ => State::no("AgentConnected", "NoAnswer", "the guest's agent doesn't answer"),
+    })
+}
+
+fn restart_required(seen: &View) -> Option<State> {
+    let domain = seen.domain.present().filter(|domain| !matches!(domain.run, DomainRun::Off(_)))?;
+    let running = domain.tag.as_ref()?;
+    let wanted = &seen.recipe.as_ref().ok()?.domain.tag;
+    Some(match &seen.outdated {
+        Some(what) => State::yes("RestartRequired", "SpecChanged", what.clone()),
+        None if running.spec_hash != wanted.spec_hash => State::yes(
+            "RestartRequired",
+            "SpecChanged",
+            "its user-data, keys, host's bridge or filter rules changed since it was started",
+        ),
+        None => State::no("RestartRequired", "UpToDate", "a restart would change nothing"),
+    })
+}
+
+fn transitions(
+    before: &VirtualMachineStatus,
+    phase: Phase,
+    passed: &[(Phase, Timestamp)],
+    now: Timestamp,
+) -> Vec<PhaseTransition> {
+    let mut transitions = before.phase_transitions.clone();
+    for (phase, time) in passed.iter().copied().chain([(phase, now)]) {
+        if transitions.last().map(|last| last.phase) != Some(phase) {
+            transitions.push(PhaseTransition { phase, time: whole_microseconds(time) });
+        }
+    }
+    let surplus = transitions.len().saturating_sub(REMEMBERED);
+    transitions.drain(..surplus);
+    transitions
+}
+
+fn whole_microseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_microsecond(time.as_microsecond()).unwrap_or(time)
+}
+
+/// Seconds from the last start to the first answer after it.
+fn boot_seconds(transitions: &[PhaseTransition]) -> Option<i32> {
+    let started = transitions.iter().rposition(|transition| transition.phase == Phase::Booting)?;
+    let after = transitions.get(started..)?;
+    let answered = after.iter().find(|transition| transition.phase == Phase::Running)?;
+    let booting = after.first()?;
+    i32::try_from(answered.time.duration_since(booting.time).as_secs()).ok()
+}
+
+/// One line of the machine's story.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chapter {
+    /// Whether a person should look.
+    pub warning: bool,
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// What happened, with seconds.
+    pub note: String,
+}
+
+/// What is new in a status, told as events.
+pub fn story(machine: &VirtualMachine, after: &VirtualMachineStatus, standing: &Standing) -> Vec<Chapter> {
+    let default = VirtualMachineStatus::default();
+    let before = machine.status.as_ref().unwrap_or(&default);
+    let known = before.phase_transitions.last().map(|last| last.time);
+    let fresh = after.phase_transitions.iter().filter(|transition| known.is_none_or(|known| transition.time > known));
+    let created = machine.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    let mut chapters: Vec<_> = fresh.filter_map(|transition| chapter(transition, after, standing, created)).collect();
+    let old_reason = conditions::find(&before.conditions, READY).map(|ready| ready.reason.as_str());
+    if old_reason != Some(standing.reason.as_str())
+        && let Some(reason) = notable(&standing.reason)
+    {
+        chapters.push(Chapter { warning: true, reason, note: standing.message.clone() });
+    }
+    chapters
+}
+
+fn chapter(
+    transition: &PhaseTransition,
+    after: &VirtualMachineStatus,
+    standing: &Standing,
+    created: Option<Timestamp>,
+) -> Option<Chapter> {
+    let age = created.map(|created| transition.time.duration_since(created).as_secs_f64()).unwrap_or_default();
+    let earlier = |phase: Phase| {
+        let found =
+            after.phase_transitions.iter().rev().find(|other| other.phase == phase && other.time <= transition.time);
+        found.map_or(0.0, |other| transition.time.duration_since(other.time).as_secs_f64())
+    };
+    let (reason, note) = match transition.phase {
+        Phase::Booting => (
+            "Started",
+            format!("domain made in {:.1} s and started, {age:.1} s after creation", earlier(Phase::Provisioning)),
+        ),
+        Phase::Running if standing.ready => (
+            "Ready",
+            format!("{} {:.1} s after the start, {age:.1} s after creation", standing.message, earlier(Phase::Booting)),
+        ),
+        Phase::Stopping => ("Stopping", standing.message.clone()),
+        Phase::Stopped => ("Stopped", standing.message.clone()),
+        _ => return None,
+    };
+    Some(Chapter { warning: false, reason, note })
+}
+
+/// Reasons that a person should hear of when they appear.
+fn notable(reason: &str) -> Option<&'static str> {
+    const NOTABLE: [&str; 17] = [
+        "HostUnreachable",
+        "ForeignDomain",
+        "BackOff",
+        "BootTimeout",
+        "AgentLost",
+        "Paused",
+        "ImageNotOnHost",
+        "InvalidUserData",
+        "InvalidSshKey",
+        "UserDataNotFound",
+        "InvalidDns",
+        "InvalidName",
+        "SeedTooLarge",
+        "HostRefused",
+        "NoSpace",
+        "WaitingForHost",
+        "WrongAddress",
+    ];
+    NOTABLE.into_iter().find(|notable| *notable == reason)
+}
+
+/// How long after its creation each new phase began, for metrics.
+pub fn new_phases(machine: &VirtualMachine, after: &VirtualMachineStatus) -> Vec<(Phase, Duration)> {
+    let known = machine.status.as_ref().and_then(|status| status.phase_transitions.last()).map(|last| last.time);
+    let Some(created) = machine.metadata.creation_timestamp.as_ref() else { return Vec::new() };
+    let since = |time: Timestamp| Duration::try_from(time.duration_since(created.0)).unwrap_or_default();
+    after
+        .phase_transitions
+        .iter()
+        .filter(|transition| known.is_none_or(|known| transition.time > known))
+        .map(|transition| (transition.phase, since(transition.time)))
+        .collect()
+}
