@@ -1,0 +1,410 @@
+//! The real libvirtd of the box, over TLS: what a host does, and what a host that hangs doesn't do to others.
+//!
+//! Runs in the control network of a running box: `make test` sets `CASCINA_BOX_DIR` and enters it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cascina::api::{Bytes, DiskFormat, Virtualization};
+use cascina::libvirt::{
+    CallObserver, ConsoleLog, Credentials, DataDisk, DomainRun, DomainSpec, DomainUuid, Firmware, Host, HostConfig,
+    HostError, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
+};
+use cascina::network::MacAddress;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+/// The tests share hosts, and one of them hangs a host.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+struct TheBox {
+    directory: PathBuf,
+    index: String,
+    runtime: TempDir,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+/// The running box; `None`, and a line that says so: there is none.
+async fn the_box() -> Option<TheBox> {
+    let Some(directory) = std::env::var_os("CASCINA_BOX_DIR").map(PathBuf::from) else {
+        println!("SKIPPED: CASCINA_BOX_DIR is not set; `make test` runs this against the box");
+        return None;
+    };
+    let environment = fs::read_to_string(directory.join("env")).unwrap();
+    let (_, index) = environment.split_once("CASCINA_BOX_INDEX='").unwrap();
+    let index = index.split('\'').next().unwrap().to_owned();
+    let turn = ONE_AT_A_TIME.lock().await;
+    Some(TheBox { directory, index, runtime: tempfile::tempdir().unwrap(), _turn: turn })
+}
+
+impl TheBox {
+    fn config(&self, name: &str, identity: &str) -> HostConfig {
+        let last = BTreeMap::from([("worker-1", 11), ("worker-2", 12), ("service-1", 21), ("service-2", 22)])[name];
+        let pki = self.directory.join("pki").join(identity);
+        let credentials = Credentials::Tls {
+            ca: fs::read(pki.join("cacert.pem")).unwrap(),
+            certificate: fs::read(pki.join("clientcert.pem")).unwrap(),
+            key: fs::read(pki.join("clientkey.pem")).unwrap(),
+        };
+        let uri = format!("qemu+tls://198.18.{}.{last}/system", self.index);
+        let mut config = HostConfig::new(name, uri, credentials, "cascina", self.runtime.path());
+        config.shared = name.starts_with("service");
+        config
+    }
+
+    fn host(&self, name: &str) -> LibvirtHost {
+        LibvirtHost::new(self.config(name, "operator")).unwrap()
+    }
+
+    /// `box/host VERB NAME` of the repository that the box belongs to.
+    fn power(&self, verb: &str, name: &str) {
+        let environment = fs::read_to_string(self.directory.join("env")).unwrap();
+        let (_, the_box) = environment.split_once("CASCINA_BOX='").unwrap();
+        let program = self.directory.parent().unwrap().join("box/host");
+        let status =
+            Command::new(program).args([verb, name]).env("BOX", the_box.split('\'').next().unwrap()).status().unwrap();
+        assert!(status.success(), "box/host {verb} {name}");
+    }
+
+    fn file(&self, length: usize) -> PathBuf {
+        let path = self.runtime.path().join("upload");
+        fs::write(&path, (0..length).map(|byte| (byte % 251) as u8).collect::<Vec<_>>()).unwrap();
+        path
+    }
+}
+
+/// A machine that boots nothing, with the names of its volumes.
+fn machine(name: &str, octet: u8) -> DomainSpec {
+    let uuid = Uuid::new_v4();
+    let address = Ipv4Addr::new(172, 31, 250, octet);
+    DomainSpec {
+        uuid: DomainUuid(uuid),
+        title: format!("test/{name} <&'\">"),
+        tag: OwnershipTag {
+            cluster: "test-cluster".to_owned(),
+            namespace: "test".to_owned(),
+            name: name.to_owned(),
+            uid: uuid,
+            epoch: 1,
+            spec_hash: "abc".to_owned(),
+        },
+        virtualization: Virtualization::Emulated,
+        cpus: 1,
+        memory: Bytes::mebi(64),
+        firmware: Firmware::Disk,
+        root: Some(RootDisk {
+            volume: format!("test-{uuid}-root.qcow2"),
+            base: format!("test-{uuid}-base.qcow2"),
+            base_format: DiskFormat::Qcow2,
+        }),
+        data: Some(DataDisk { volume: format!("test-{uuid}-data.qcow2") }),
+        seed: Some(format!("test-{uuid}-seed.img")),
+        nics: vec![Nic {
+            bridge: "br-private".to_owned(),
+            mac: MacAddress::of(address),
+            address,
+            farm: "172.31.250.0/24".parse().unwrap(),
+            rules: RuleSet::Machine,
+        }],
+        shared_storage: false,
+        console: ConsoleLog::Pty,
+    }
+}
+
+async fn make_volumes(host: &LibvirtHost, spec: &DomainSpec) {
+    let root = spec.root.clone().unwrap();
+    let base = VolumeSpec::Blank { name: root.base.clone(), size: Bytes::mebi(16) };
+    let overlay = VolumeSpec::Overlay {
+        name: root.volume,
+        base: root.base,
+        base_format: root.base_format,
+        size: Bytes::mebi(32),
+    };
+    let data = VolumeSpec::Blank { name: spec.data.clone().unwrap().volume, size: Bytes::gibi(1) };
+    for volume in [base, overlay, data] {
+        host.create_volume(&volume).await.unwrap();
+        host.create_volume(&volume).await.unwrap();
+    }
+    host.write_volume(spec.seed.as_deref().unwrap(), &[7; 4096]).await.unwrap();
+}
+
+async fn remove(host: &LibvirtHost, spec: &DomainSpec) {
+    for _ in 0..2 {
+        host.destroy(spec.uuid).await.unwrap();
+        host.undefine(spec.uuid).await.unwrap();
+        let root = spec.root.clone().unwrap();
+        let data = spec.data.clone().unwrap().volume;
+        for volume in [root.volume, root.base, data, spec.seed.clone().unwrap()] {
+            host.delete_volume(&volume).await.unwrap();
+        }
+    }
+}
+
+/// Says how long something took: the numbers stand in the report of a test run.
+async fn timed<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let started = Instant::now();
+    let result = call.await;
+    println!("{:>7.3} s  {what}", started.elapsed().as_secs_f64());
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_lives_and_dies() {
+    let Some(the_box) = the_box().await else { return };
+    let host = the_box.host("worker-1");
+    let spec = machine("lives", 10);
+    let survey = timed("connect and survey", host.survey()).await.unwrap();
+    println!("{:?} {:?}", survey.facts, survey.space);
+    assert!(survey.facts.uuid.is_some() && survey.facts.cpus > 0 && survey.facts.memory > Bytes::gibi(1));
+    assert!(survey.facts.libvirt_version.starts_with("9."), "{:?}", survey.facts);
+    assert!(survey.space.capacity >= survey.space.available && survey.space.available > Bytes::gibi(1));
+
+    timed("ensure filter", host.ensure_filter(RuleSet::Machine)).await.unwrap();
+    timed("ensure filter again", host.ensure_filter(RuleSet::Machine)).await.unwrap();
+    host.ensure_filter(RuleSet::Router).await.unwrap();
+    timed("four volumes, made twice", make_volumes(&host, &spec)).await;
+
+    assert!(host.domain(spec.uuid).await.unwrap().is_none());
+    assert!(!host.agent_answers(spec.uuid).await.unwrap());
+    assert_eq!(host.start(spec.uuid).await.unwrap_err().reason(), "HostRefused");
+    timed("define", host.define(&spec)).await.unwrap();
+    timed("define again", host.define(&spec)).await.unwrap();
+    let off = host.domain(spec.uuid).await.unwrap().unwrap();
+    assert_eq!(off.run, DomainRun::Off(StopReason::NotStarted));
+    assert_eq!(off.tag.as_ref(), Some(&spec.tag));
+
+    timed("start", host.start(spec.uuid)).await.unwrap();
+    timed("start again", host.start(spec.uuid)).await.unwrap();
+    timed("define what runs", host.define(&spec)).await.unwrap();
+    let mut other = spec.clone();
+    other.tag.epoch += 1;
+    assert!(matches!(host.define(&other).await, Err(HostError::InUse { .. })));
+    assert!(matches!(host.undefine(spec.uuid).await, Err(HostError::InUse { .. })));
+
+    let survey = timed("survey", host.survey()).await.unwrap();
+    let seen = &survey.domains[&spec.uuid];
+    assert_eq!(seen.run, DomainRun::Running);
+    assert_eq!(seen.tag.as_ref(), Some(&spec.tag));
+    assert_eq!((seen.cpus, seen.memory), (1, Bytes::mebi(64)));
+    assert_eq!(seen.name, format!("casc-{}", spec.uuid));
+    assert!(survey.volumes.contains(&spec.data.as_ref().unwrap().volume));
+    assert!(survey.incomplete_volumes.is_empty(), "{:?}", survey.incomplete_volumes);
+    assert!(survey.filters.contains(&RuleSet::Machine.filter_name()));
+    timed("survey, tags known", host.survey()).await.unwrap();
+
+    let silent_agent = timed("an agent that isn't there", host.agent_answers(spec.uuid)).await;
+    assert!(!silent_agent.unwrap());
+    timed("shutdown by ACPI", host.shutdown(spec.uuid)).await.unwrap();
+    let used = timed("delete a filter in use", host.delete_filter(&RuleSet::Machine.filter_name())).await;
+    assert!(matches!(used, Err(HostError::InUse { .. })), "{used:?}");
+
+    timed("destroy", host.destroy(spec.uuid)).await.unwrap();
+    timed("destroy again", host.destroy(spec.uuid)).await.unwrap();
+    let off = host.domain(spec.uuid).await.unwrap().unwrap();
+    assert_eq!(off.run, DomainRun::Off(StopReason::Destroyed));
+    host.shutdown(spec.uuid).await.unwrap();
+    host.define(&other).await.unwrap();
+    assert_eq!(host.survey().await.unwrap().domains[&spec.uuid].tag.as_ref(), Some(&other.tag));
+    timed("remove all of it, twice", remove(&host, &spec)).await;
+    let survey = host.survey().await.unwrap();
+    assert!(!survey.domains.contains_key(&spec.uuid));
+    assert!(!survey.volumes.iter().any(|name| name.contains(&spec.uuid.to_string())), "{:?}", survey.volumes);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_nobody_uses_can_go() {
+    let Some(the_box) = the_box().await else { return };
+    let host = the_box.host("worker-2");
+    host.ensure_filter(RuleSet::Router).await.unwrap();
+    let name = RuleSet::Router.filter_name();
+    let deleted = host.delete_filter(&name).await;
+    if matches!(deleted, Err(HostError::InUse { .. })) {
+        println!("a router runs on worker-2: its filter stays");
+        return;
+    }
+    deleted.unwrap();
+    host.delete_filter(&name).await.unwrap();
+    assert!(!host.survey().await.unwrap().filters.contains(&name));
+    host.ensure_filter(RuleSet::Router).await.unwrap();
+    assert!(matches!(host.delete_filter("clean-traffic").await, Err(HostError::Refused { .. })));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_arrives_whole_or_not_at_all() {
+    let Some(the_box) = the_box().await else { return };
+    for name in ["worker-1", "service-1"] {
+        let host = the_box.host(name);
+        let volume = format!("test-{}.img", Uuid::new_v4());
+        let length = 48 * 1024 * 1024 + 12_345;
+        let file = the_box.file(length);
+        for _ in 0..2 {
+            let progress = Progress::default();
+            let what = format!("upload of 48 MiB to {name}");
+            timed(&what, host.upload_volume(&volume, DiskFormat::Raw, &file, &progress)).await.unwrap();
+            assert_eq!(progress.done(), length as u64);
+        }
+        let survey = host.survey().await.unwrap();
+        assert!(survey.volumes.contains(&volume) && survey.incomplete_volumes.is_empty());
+        assert_eq!(fs::read(stored(&the_box, name, &volume)).unwrap(), fs::read(&file).unwrap());
+
+        host.write_volume(&volume, b"").await.unwrap();
+        assert_eq!(fs::read(stored(&the_box, name, &volume)).unwrap(), b"");
+        let absent = host.upload_volume(&volume, DiskFormat::Raw, Path::new("/absent"), &Progress::default()).await;
+        assert!(matches!(absent, Err(HostError::Refused { .. })));
+        host.delete_volume(&volume).await.unwrap();
+        host.delete_volume(&volume).await.unwrap();
+        assert!(!host.survey().await.unwrap().volumes.contains(&volume));
+    }
+}
+
+/// Where the box keeps a host's volume.
+fn stored(the_box: &TheBox, host: &str, volume: &str) -> PathBuf {
+    let pool = if host.starts_with("service") { "hosts/service-pool" } else { &format!("hosts/{host}/pool") };
+    the_box.directory.join(pool).join(volume)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_nobody_waits_for_is_known_as_incomplete_and_cleaned_up() {
+    let Some(the_box) = the_box().await else { return };
+    let host = the_box.host("worker-1");
+    let volume = format!("test-{}.img", Uuid::new_v4());
+    let file = the_box.file(256 * 1024 * 1024);
+    let progress = Progress::default();
+    let upload = host.upload_volume(&volume, DiskFormat::Raw, &file, &progress);
+    assert!(tokio::time::timeout(Duration::from_millis(600), upload).await.is_err(), "faster than the test");
+    println!("given up after {} bytes", progress.done());
+    let survey = host.survey().await.unwrap();
+    assert!(!survey.volumes.contains(&volume));
+    let started = Instant::now();
+    loop {
+        let survey = host.survey().await.unwrap();
+        assert!(!survey.volumes.contains(&volume));
+        if !survey.incomplete_volumes.contains(&volume) {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(20), "still there");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    println!("{:>7.3} s  until nothing of it was left", started.elapsed().as_secs_f64());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_not_fit_is_refused_as_such() {
+    let Some(the_box) = the_box().await else { return };
+    let host = the_box.host("worker-1");
+    let volume = format!("test-{}.img", Uuid::new_v4());
+    let path = the_box.runtime.path().join("huge");
+    fs::File::create(&path).unwrap().set_len(1 << 43).unwrap();
+    let refused = host.upload_volume(&volume, DiskFormat::Raw, &path, &Progress::default()).await;
+    assert!(matches!(refused, Err(HostError::NoSpace { .. })), "{refused:?}");
+    let survey = host.survey().await.unwrap();
+    assert!(!survey.volumes.contains(&volume) && !survey.incomplete_volumes.contains(&volume));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_pool_is_no_empty_pool() {
+    let Some(the_box) = the_box().await else { return };
+    let config = HostConfig { pool: "elsewhere".to_owned(), ..the_box.config("worker-1", "operator") };
+    let host = LibvirtHost::new(config).unwrap();
+    let survey = host.survey().await;
+    assert!(matches!(survey, Err(HostError::Refused { .. })), "{survey:?}");
+    let absent = host.delete_volume("test-absent").await;
+    assert!(matches!(absent, Err(HostError::Refused { .. })), "{absent:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_certificate_is_refused_at_once() {
+    let Some(the_box) = the_box().await else { return };
+    for identity in ["stranger", "rogue-operator"] {
+        let host = LibvirtHost::new(the_box.config("worker-1", identity)).unwrap();
+        let refused = timed(identity, host.survey()).await;
+        assert!(matches!(refused, Err(HostError::Unreachable { .. })), "{refused:?}");
+        println!("           {}", refused.unwrap_err());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_closed_port_is_unreachable() {
+    let Some(the_box) = the_box().await else { return };
+    let config = the_box.config("worker-1", "operator");
+    let uri = format!("qemu+tls://198.18.{}.99/system", the_box.index);
+    let host = LibvirtHost::new(HostConfig { uri, ..config }).unwrap();
+    let refused = timed("an address where nobody is", host.survey()).await;
+    assert!(refused.as_ref().is_err_and(HostError::is_silence), "{refused:?}");
+}
+
+#[derive(Default)]
+struct Heard(Mutex<Vec<(String, &'static str, &'static str)>>);
+
+impl CallObserver for Heard {
+    fn observe(&self, host: &str, operation: &'static str, _: f64, outcome: &'static str) {
+        self.0.lock().unwrap().push((host.to_owned(), operation, outcome));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_hangs_stalls_only_itself_and_comes_back() {
+    let Some(the_box) = the_box().await else { return };
+    let heard = Arc::new(Heard::default());
+    let config = HostConfig {
+        call_deadline: Duration::from_secs(2),
+        connect_deadline: Duration::from_secs(2),
+        observer: heard.clone(),
+        ..the_box.config("worker-2", "operator")
+    };
+    let (hung, other) = (Arc::new(LibvirtHost::new(config.clone()).unwrap()), the_box.host("worker-1"));
+    hung.survey().await.unwrap();
+    other.survey().await.unwrap();
+    the_box.power("hang", "worker-2");
+    let threads = || fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+
+    let started = Instant::now();
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let hung = hung.clone();
+                async move { hung.survey().await }
+            })
+        })
+        .collect();
+    let mut slowest = Duration::ZERO;
+    while started.elapsed() < Duration::from_secs(2) {
+        let began = Instant::now();
+        other.survey().await.unwrap();
+        slowest = slowest.max(began.elapsed());
+    }
+    for call in calls {
+        assert!(call.await.unwrap().is_err_and(|error| error.is_silence()));
+    }
+    println!("{:>7.3} s  until 20 calls to the hung host gave up", started.elapsed().as_secs_f64());
+    println!("{:>7.3} s  the slowest of the other host's surveys meanwhile", slowest.as_secs_f64());
+    println!("{before} threads before, {} after", threads());
+    assert!(slowest < Duration::from_secs(1));
+    assert!(threads() <= before + 8 + 4, "{} threads, {before} before", threads());
+
+    // Nobody opens a connection to it either, and that ends by itself too.
+    let fresh = LibvirtHost::new(config).unwrap();
+    for _ in 0..3 {
+        let silent = timed("a new connection to the hung host", fresh.survey()).await;
+        assert!(silent.is_err_and(|error| error.is_silence()));
+    }
+
+    the_box.power("resume", "worker-2");
+    for host in [&*hung, &fresh] {
+        let started = Instant::now();
+        while let Err(error) = host.survey().await {
+            assert!(error.is_silence(), "{error}");
+            assert!(started.elapsed() < Duration::from_secs(30), "{error}");
+        }
+        println!("{:>7.3} s  until it answered again", started.elapsed().as_secs_f64());
+    }
+    let heard = heard.0.lock().unwrap();
+    assert_eq!(heard.first(), Some(&("worker-2".to_owned(), "survey", "ok")));
+    assert!(heard.iter().filter(|(_, _, outcome)| *outcome == "HostTimeout").count() >= 20, "{heard:?}");
+}
