@@ -1,6 +1,7 @@
 //! XML documents as data, written in one place by an XML writer. Nothing in Cascina makes XML with `format!`.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 use std::io;
 
 use quick_xml::Writer;
@@ -32,14 +33,14 @@ impl Element {
 
     /// With a further attribute.
     #[must_use]
-    pub fn attribute(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+    pub fn attribute(mut self, name: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         self.attributes.push((name.into(), value.to_string()));
         self
     }
 
     /// With this text.
     #[must_use]
-    pub fn text(mut self, text: impl ToString) -> Self {
+    pub fn text(mut self, text: impl Display) -> Self {
         self.text = Some(text.to_string());
         self
     }

@@ -73,7 +73,7 @@ impl TheBox {
 
     fn file(&self, length: usize) -> PathBuf {
         let path = self.runtime.path().join("upload");
-        fs::write(&path, (0..length).map(|byte| (byte % 251) as u8).collect::<Vec<_>>()).unwrap();
+        fs::write(&path, (0..=250).cycle().take(length).collect::<Vec<u8>>()).unwrap();
         path
     }
 }
@@ -407,4 +407,27 @@ async fn a_host_that_hangs_stalls_only_itself_and_comes_back() {
     let heard = heard.0.lock().unwrap();
     assert_eq!(heard.first(), Some(&("worker-2".to_owned(), "survey", "ok")));
     assert!(heard.iter().filter(|(_, _, outcome)| *outcome == "HostTimeout").count() >= 20, "{heard:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_loses_power_while_a_connection_is_opened_comes_back() {
+    let Some(the_box) = the_box().await else { return };
+    let config = HostConfig {
+        call_deadline: Duration::from_secs(1),
+        connect_deadline: Duration::from_secs(2),
+        ..the_box.config("worker-2", "operator")
+    };
+    let host = LibvirtHost::new(config).unwrap();
+    the_box.power("hang", "worker-2");
+    let silent = host.survey().await;
+    assert!(matches!(silent, Err(HostError::Deadline { .. })), "{silent:?}");
+    the_box.power("stop", "worker-2");
+    let silent = host.survey().await;
+    assert!(silent.as_ref().is_err_and(HostError::is_silence), "{silent:?}");
+    the_box.power("start", "worker-2");
+    let started = Instant::now();
+    while let Err(error) = host.survey().await {
+        assert!(error.is_silence() && started.elapsed() < Duration::from_secs(20), "{error}");
+    }
+    println!("{:>7.3} s  from power to the first answer", started.elapsed().as_secs_f64());
 }

@@ -30,7 +30,7 @@ pub struct HostConfig {
     pub call_deadline: Duration,
     /// Calls at once on each of the two connections. The daemon serves no more than five.
     pub calls_in_flight: usize,
-    /// Starts at once.
+    /// Starts at once; with the uploads one less than the calls at most, so that a stop always gets its turn.
     pub starts_in_flight: usize,
     /// Told of every call.
     pub observer: Arc<dyn CallObserver>,

@@ -31,6 +31,9 @@ pub(super) struct Door {
 impl Door {
     /// Checks the configuration and writes the credentials, readable by us only.
     pub(super) fn new(config: &HostConfig) -> Result<Self, ConfigError> {
+        if !config.uri.chars().all(|character| character.is_ascii_alphanumeric() || "+:/@._-[]".contains(character)) {
+            return Err(ConfigError::Uri);
+        }
         let uri = Url::parse(&config.uri).map_err(|_| ConfigError::Uri)?;
         let host = uri.host_str().filter(|host| !host.is_empty()).ok_or(ConfigError::Uri)?.to_owned();
         let plain = uri.path() == "/system" && uri.query().is_none() && uri.fragment().is_none();
@@ -146,6 +149,9 @@ mod tests {
             "test:///default",
             "qemu+ext://host/system",
             "qemu+tls://user:secret@host/system",
+            "qemu+tls://host\0/system",
+            "qemu+tls://ho\nst/system",
+            "qemu+tls://ho%00st/system",
             "",
         ] {
             assert!(Door::new(&config(uri, tls(), parent.path())).is_err(), "{uri}");

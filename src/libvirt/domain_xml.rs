@@ -4,6 +4,7 @@
 //! (it knows where a volume lies), names and user text go through [`Element`], which escapes them.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use super::host::{ConsoleLog, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
 use super::tag::{self, DOMAIN_PREFIX};
@@ -73,7 +74,7 @@ pub(super) fn document(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSu
         .child(devices(spec, paths)?))
 }
 
-fn leaf(name: &'static str, text: impl ToString) -> Element {
+fn leaf(name: &'static str, text: impl Display) -> Element {
     Element::new(name).text(text)
 }
 

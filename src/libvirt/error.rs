@@ -87,20 +87,21 @@ impl Failure {
         }
         match self {
             Self::NoSpace(_) => HostError::NoSpace { operation, message },
-            Self::InUse(_) => HostError::InUse { operation, message },
             Self::Libvirt { errno: Some(errno), .. } if NO_SPACE.contains(&errno) => {
                 HostError::NoSpace { operation, message }
             }
-            Self::Libvirt { errno: Some(BUSY), .. } => HostError::InUse { operation, message },
-            // Another job holds the domain or the volume.
-            Self::Libvirt { ref error, .. }
-                if error.code().is_any(vec![ErrorNumber::ResourceBusy, ErrorNumber::OperationTimeout]) =>
-            {
+            Self::InUse(_) => HostError::InUse { operation, message },
+            Self::Libvirt { ref error, errno } if errno == Some(BUSY) || is_busy(error) => {
                 HostError::InUse { operation, message }
             }
             Self::Libvirt { .. } | Self::Silent(_) | Self::Refused(_) => HostError::Refused { operation, message },
         }
     }
+}
+
+/// Whether another job holds the domain or the volume.
+fn is_busy(error: &Error) -> bool {
+    error.code().is_any(vec![ErrorNumber::ResourceBusy, ErrorNumber::OperationTimeout])
 }
 
 /// Whether the error came from the way to the host and not from the host's answer.
@@ -163,7 +164,7 @@ mod tests {
     #[test]
     fn the_errno_of_a_failed_system_call_is_known() {
         super::super::link::initialise().unwrap();
-        let failure = Failure::from(Connect::open(Some("test:///does/not/exist.xml")).unwrap_err());
-        assert!(matches!(failure, Failure::Libvirt { errno: Some(2), .. } | Failure::Libvirt { errno: None, .. }));
+        let failure = Failure::from(Connect::open(Some("qemu+unix:///system?socket=/does/not/exist")).unwrap_err());
+        assert!(matches!(failure, Failure::Libvirt { errno: Some(2), .. }), "{failure:?}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::interval;
 
 use super::config::{ConfigError, HostConfig};
@@ -42,6 +42,7 @@ pub struct LibvirtHost {
     known: Arc<Known>,
     starts: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
+    long_writes: Arc<Semaphore>,
     agents: Arc<Semaphore>,
 }
 
@@ -60,6 +61,7 @@ impl LibvirtHost {
             known: Arc::default(),
             starts: Arc::new(Semaphore::new(config.starts_in_flight.max(1))),
             uploads: Arc::new(Semaphore::new(UPLOADS_IN_FLIGHT)),
+            long_writes: Arc::new(Semaphore::new(config.calls_in_flight.saturating_sub(1).max(1))),
             agents: Arc::new(Semaphore::new(AGENTS_IN_FLIGHT)),
             config,
         })
@@ -91,9 +93,14 @@ impl LibvirtHost {
     }
 
     /// A turn among the calls of a kind. Waiting for it has no deadline: that others are served first is no silence.
-    async fn turn(operation: &'static str, turns: &Arc<Semaphore>) -> Result<tokio::sync::OwnedSemaphorePermit> {
+    async fn turn(operation: &'static str, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let refused = |_| HostError::Refused { operation, message: "the host is no longer in use".to_owned() };
         turns.clone().acquire_owned().await.map_err(refused)
+    }
+
+    /// A turn among the uploads or starts that leaves a thread for the short writes.
+    async fn long_turn(&self, operation: &'static str, turns: &Arc<Semaphore>) -> Result<[OwnedSemaphorePermit; 2]> {
+        Ok([Self::turn(operation, turns).await?, Self::turn(operation, &self.long_writes).await?])
     }
 }
 
@@ -138,7 +145,7 @@ impl Host for LibvirtHost {
     }
 
     async fn upload_volume(&self, name: &str, _: DiskFormat, file: &Path, progress: &Progress) -> Result<()> {
-        let turn = Self::turn("upload_volume", &self.uploads).await?;
+        let turn = self.long_turn("upload_volume", &self.uploads).await?;
         let (place, name, file) = (self.place.clone(), name.to_owned(), file.to_owned());
         let (sent, told) = (Arc::<AtomicU64>::default(), &mut 0);
         let counted = sent.clone();
@@ -180,7 +187,7 @@ impl Host for LibvirtHost {
     }
 
     async fn start(&self, uuid: DomainUuid) -> Result<()> {
-        let turn = Self::turn("start", &self.starts).await?;
+        let turn = self.long_turn("start", &self.starts).await?;
         let deadline = self.config.call_deadline * STARTS_TAKE;
         let call = self.writes.run("start", deadline, move |session| {
             let _turn = turn;

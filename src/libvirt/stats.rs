@@ -47,33 +47,33 @@ pub(super) fn read_all(connection: &Connect) -> Result<Vec<DomainStats>, Failure
     }
     // SAFETY: libvirt made the list with `count` valid records; it lives until it is freed below, and what is read from
     // it is copied.
-    let stats = unsafe { slice::from_raw_parts(records, count) }
+    let all = unsafe { slice::from_raw_parts(records, count) }
         .iter()
         .filter_map(|record| unsafe { record.as_ref() })
         .map(|record| unsafe { read(record) })
         .collect();
     // SAFETY: the list is libvirt's, freed once, and nothing refers to it any more.
     unsafe { sys::virDomainStatsRecordListFree(records) };
-    Ok(stats)
+    Ok(all)
 }
 
 /// SAFETY: the record must be one that libvirt made and that isn't freed yet.
 unsafe fn read(record: &sys::virDomainStatsRecord) -> DomainStats {
-    let mut stats = DomainStats::default();
+    let mut read = DomainStats::default();
     let mut uuid = [0; 16];
     // SAFETY: the domain of a record is valid; its UUID has 16 bytes; its name lives as long as it.
     unsafe {
         if sys::virDomainGetUUID(record.dom, uuid.as_mut_ptr()) == 0 {
-            stats.uuid = Uuid::from_bytes(uuid);
+            read.uuid = Uuid::from_bytes(uuid);
         }
         let name = sys::virDomainGetName(record.dom);
         if !name.is_null() {
-            stats.name = CStr::from_ptr(name).to_string_lossy().into_owned();
+            read.name = CStr::from_ptr(name).to_string_lossy().into_owned();
         }
     }
     let count = usize::try_from(record.nparams).unwrap_or_default();
     if record.params.is_null() {
-        return stats;
+        return read;
     }
     let mut state = (None, None);
     // SAFETY: a record has `nparams` parameters.
@@ -83,13 +83,13 @@ unsafe fn read(record: &sys::virDomainStatsRecord) -> DomainStats {
         match name.to_bytes() {
             b"state.state" => state.0 = value.and_then(|value| i32::try_from(value).ok()),
             b"state.reason" => state.1 = value.and_then(|value| i32::try_from(value).ok()),
-            b"vcpu.current" => stats.cpus = value.and_then(|value| i32::try_from(value).ok()),
-            b"balloon.maximum" => stats.memory = value.map(kibibytes),
+            b"vcpu.current" => read.cpus = value.and_then(|value| i32::try_from(value).ok()),
+            b"balloon.maximum" => read.memory = value.map(kibibytes),
             _ => {}
         }
     }
-    stats.state = state.0.map(|number| (number, state.1.unwrap_or_default()));
-    stats
+    read.state = state.0.map(|number| (number, state.1.unwrap_or_default()));
+    read
 }
 
 /// SAFETY: the parameter must come from libvirt, so that its type tells which number it holds.

@@ -68,7 +68,7 @@ fn domains(connection: &Connect, cache: &TagCache) -> Result<BTreeMap<DomainUuid
     for record in stats::read_all(connection)? {
         let uuid = DomainUuid(record.uuid);
         let tag = match remembered.get(uuid) {
-            Some(tag) => tag,
+            Some(tag) => tag.clone(),
             None => match domains::find(connection, uuid)? {
                 Some(domain) => tag::read(&domain, &record.name)?,
                 None => continue,

@@ -22,7 +22,7 @@ pub(super) const DOMAIN_PREFIX: &str = "casc-";
 
 const ELEMENT: &str = "machine";
 /// How long tags are believed without reading them again: somebody else may have changed them.
-const BELIEVED_FOR: Duration = Duration::from_secs(60);
+const BELIEVED_FOR: Duration = Duration::from_mins(1);
 
 /// The tag as it stands in a domain's `<metadata>`.
 pub(super) fn element(tag: &OwnershipTag) -> Element {
@@ -97,9 +97,9 @@ pub(super) struct Remembered {
 }
 
 impl Remembered {
-    /// The tag of a domain, if it was read before.
-    pub(super) fn get(&self, uuid: DomainUuid) -> Option<Option<OwnershipTag>> {
-        self.known.get(&uuid).cloned()
+    /// What was read of a domain, if it was: its tag, or that it has none.
+    pub(super) fn get(&self, uuid: DomainUuid) -> Option<&Option<OwnershipTag>> {
+        self.known.get(&uuid)
     }
 }
 
@@ -180,6 +180,6 @@ pub(super) mod tests {
         assert_eq!(cache.remembered().get(uuid), None);
         let before = cache.remembered();
         cache.keep(&before, HashMap::from([(uuid, None)]));
-        assert_eq!(cache.remembered().get(uuid), Some(None));
+        assert_eq!(cache.remembered().get(uuid), Some(&None));
     }
 }
