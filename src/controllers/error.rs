@@ -39,4 +39,14 @@ impl Error {
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Kubernetes(kube::Error::Api(status)) if status.code == 409)
     }
+
+    /// Whether the API server refused, so that surely nothing happened. After anything else it may have.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        match self {
+            Self::Kubernetes(kube::Error::Api(status)) => (400..500).contains(&status.code) && status.code != 408,
+            Self::Encoding(_) => true,
+            Self::Kubernetes(_) | Self::Host { .. } => false,
+        }
+    }
 }

@@ -9,6 +9,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod machine;
 pub mod observed;
+pub mod placement;
 pub mod runner;
 pub mod writes;
 

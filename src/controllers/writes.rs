@@ -58,6 +58,44 @@ pub async fn apply_status<K>(
 where
     K: Cached + Serialize,
 {
+    match write_status(context, cache, api, object, share, status, None).await {
+        Err(error) if error.is_conflict() => Ok(()),
+        outcome => outcome,
+    }
+}
+
+/// The same for what was decided from `object` as it is: if it changed since, nothing is written. For what must not be
+/// decided twice, such as addresses and places: after an answer that never came, a version of the object other than
+/// this one tells whether the write happened.
+///
+/// # Errors
+/// What the API server says; a conflict if the object changed.
+pub async fn apply_status_unless_changed<K>(
+    context: &Context,
+    cache: &Cache<K>,
+    api: &Api<K>,
+    object: &K,
+    share: &Share,
+    status: &impl Serialize,
+) -> Result<(), Error>
+where
+    K: Cached + Serialize,
+{
+    write_status(context, cache, api, object, share, status, object.resource_version()).await
+}
+
+async fn write_status<K>(
+    context: &Context,
+    cache: &Cache<K>,
+    api: &Api<K>,
+    object: &K,
+    share: &Share,
+    status: &impl Serialize,
+    version: Option<String>,
+) -> Result<(), Error>
+where
+    K: Cached + Serialize,
+{
     let wanted = share.of(&serde_json::to_value(status)?);
     let newest = cache.latest(object);
     let current = serde_json::to_value(newest.as_deref().unwrap_or(object))?;
@@ -65,17 +103,20 @@ where
         return Ok(());
     }
     let name = object.name_any();
-    let patch = json!({
+    let mut patch = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
         // With the uid an apply can't touch a new object of the same name.
         "metadata": { "name": name, "uid": object.uid() },
         "status": wanted,
     });
+    if let (Some(version), Some(metadata)) = (version, patch.get_mut("metadata").and_then(Value::as_object_mut)) {
+        metadata.insert("resourceVersion".to_owned(), version.into());
+    }
     context.metrics.write::<K>("status");
     match api.patch_status(&name, &PatchParams::apply(share.manager).force(), &Patch::Apply(patch)).await {
         Ok(written) => cache.absorb(written),
-        Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => {}
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
         Err(error) => return Err(error.into()),
     }
     Ok(())

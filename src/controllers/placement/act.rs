@@ -1,0 +1,104 @@
+//! Writes what was decided, and remembers what may or may not have been written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use tracing::{debug, warn};
+
+use super::decide::Decided;
+use super::observe::{World, key};
+use super::status::{Outcome, SHARE, status};
+use crate::api::VirtualMachine;
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::writes::apply_status_unless_changed;
+
+/// Writes at the same time.
+const WRITES_IN_FLIGHT: usize = 16;
+
+/// A write without an answer for so long may or may not have happened.
+const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// It stands there.
+    Yes,
+    /// It surely doesn't.
+    No,
+    /// Nobody knows.
+    Perhaps,
+}
+
+/// Writes all that was decided; a write that fails is decided anew in the next pass.
+pub async fn write_all(context: &Context, decided: Vec<Decided>, now: Timestamp) -> Vec<(Decided, Written)> {
+    let written = stream::iter(decided).map(|(machine, outcome)| async move {
+        let written = write(context, &machine, &outcome, now).await;
+        ((machine, outcome), written)
+    });
+    written.buffer_unordered(WRITES_IN_FLIGHT).collect().await
+}
+
+async fn write(context: &Context, machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Written {
+    let api = context.api(&machine.namespace().unwrap_or_default());
+    let status = status(machine, outcome, now);
+    let writing = apply_status_unless_changed(context, &context.caches.machines, &api, machine, &SHARE, &status);
+    let name = machine.name_any();
+    match tokio::time::timeout(WRITE_DEADLINE, writing).await {
+        Ok(Ok(())) => Written::Yes,
+        Ok(Err(error)) if error.is_conflict() => {
+            debug!(machine = %name, "changed meanwhile; deciding again");
+            Written::No
+        }
+        Ok(Err(error)) => {
+            report(context, &name, &error);
+            if error.is_refusal() { Written::No } else { Written::Perhaps }
+        }
+        Err(_) => {
+            warn!(machine = %name, "placement not written: no answer in time");
+            Written::Perhaps
+        }
+    }
+}
+
+fn report(context: &Context, name: &str, error: &Error) {
+    context.metrics.reconcile::<VirtualMachine>(Duration::ZERO, Some(error.reason()));
+    warn!(machine = %name, %error, "placement not written");
+}
+
+/// Placements that may or may not have been written, by uid of the machine. They count as written, and are written
+/// again, until the machine is seen to have changed: each was written for one version of it.
+#[derive(Default)]
+pub struct Doubts(HashMap<String, Decided>);
+
+impl Doubts {
+    /// Remembers a placement whose write had no answer.
+    pub fn remember(&mut self, decided: Decided) {
+        if let (Outcome::Placed { .. }, Some(uid)) = (&decided.1, decided.0.uid()) {
+            self.0.insert(uid, decided);
+        }
+    }
+
+    /// Forgets what is settled and shows the world as if the rest were written. Returns what is to be written again.
+    pub fn count_in(&mut self, world: &mut World, now: Timestamp) -> Vec<Decided> {
+        let same = |one: &VirtualMachine, other: &VirtualMachine| {
+            one.uid() == other.uid() && one.resource_version() == other.resource_version()
+        };
+        self.0.retain(|_, (machine, _)| world.machines.iter().any(|known| same(known, machine)));
+        let mut again = Vec::new();
+        for (machine, outcome) in self.0.values() {
+            for known in world.machines.iter_mut().filter(|known| key(&***known) == key(&**machine)) {
+                let mut assumed = (**machine).clone();
+                assumed.status = Some(status(machine, outcome, now));
+                *known = Arc::new(assumed);
+            }
+            again.push((Arc::clone(machine), outcome.clone()));
+        }
+        self.0.clear();
+        again
+    }
+}

@@ -1,0 +1,45 @@
+//! From all objects to what happens to each machine: pure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::observe::{World, key};
+use super::plan::{Decision, place};
+use super::standing::{Standing, holds_reservation, standing};
+use super::status::{Outcome, scheduled_reason};
+use crate::api::VirtualMachine;
+
+/// What happens to a machine.
+pub type Decided = (Arc<VirtualMachine>, Outcome);
+
+/// What happens to each machine that doesn't merely stay as it is.
+///
+/// What a machine gives back is free for others only once that is written, so the sum of what is promised is never
+/// above what there is, whatever happens in between.
+#[must_use]
+pub fn decide(world: &World) -> Vec<Decided> {
+    let claims = world.claims();
+    let mut decided = Vec::new();
+    let mut candidates = BTreeMap::new();
+    for machine in &world.machines {
+        match standing(machine) {
+            Standing::LeftAlone | Standing::Holds => {}
+            Standing::Rests(reason) if !holds_reservation(machine) && scheduled_reason(machine) == Some(reason) => {}
+            Standing::Rests(reason) => decided.push((Arc::clone(machine), Outcome::Rests(reason))),
+            Standing::Wants => match world.candidate(machine, &claims) {
+                Ok(candidate) => drop(candidates.insert(key(&**machine), (Arc::clone(machine), candidate))),
+                Err(wait) => decided.push((Arc::clone(machine), Outcome::Waits(wait))),
+            },
+        }
+    }
+    let requests: Vec<_> = candidates.values().map(|(_, candidate)| candidate.request.clone()).collect();
+    for Decision { machine, verdict } in place(&requests, &world.offers(), &world.budgets()) {
+        let Some((machine, candidate)) = candidates.remove(&machine) else { continue };
+        let outcome = match verdict {
+            Ok(host) => Outcome::Placed { host, candidate: Box::new(candidate) },
+            Err(wait) => Outcome::Waits(wait),
+        };
+        decided.push((machine, outcome));
+    }
+    decided
+}

@@ -1,0 +1,210 @@
+//! What holds for every site, however it looks.
+
+use std::collections::BTreeMap;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request, place};
+use super::testing::at;
+use crate::api::{Bytes, HypervisorClass, Quota};
+
+fn farm(number: u8) -> (String, String) {
+    ("tenant".into(), format!("farm-{number}"))
+}
+
+fn amount(cpus: i64, memory: u32, storage: u32) -> Amount {
+    Amount { cpus, memory: Bytes::mebi(memory), storage: Bytes::mebi(storage) }
+}
+
+prop_compose! {
+    fn request()(
+        farm_number in 0u8..3, group in proptest::option::of(0u8..2), priority in -1i32..2, age in 0i64..5,
+        cpus in 1i64..4, memory in 1u32..8, storage in 0u32..4, home in proptest::option::weighted(0.2, 0usize..4),
+        service in proptest::bool::weighted(0.2),
+    ) -> Request {
+        Request {
+            machine: (String::new(), String::new()),
+            farm: farm(farm_number),
+            group: group.map(|group| format!("group-{group}")),
+            priority,
+            created: at(age),
+            needs: amount(cpus, memory, storage),
+            revision: "image-1".into(),
+            place: match home {
+                Some(host) => Place::Home { host: format!("host-{host}"), storage: Bytes::mebi(1) },
+                None if service => Place::Any { class: HypervisorClass::Service, selector: BTreeMap::new() },
+                None => Place::Any { class: HypervisorClass::Worker, selector: BTreeMap::new() },
+            },
+        }
+    }
+}
+
+fn named<T>(list: Vec<T>, mut name: impl FnMut(usize, &mut T)) -> Vec<T> {
+    list.into_iter()
+        .enumerate()
+        .map(|(index, mut item)| {
+            name(index, &mut item);
+            item
+        })
+        .collect()
+}
+
+fn requests() -> impl Strategy<Value = Vec<Request>> {
+    vec(request(), 0..20).prop_map(|list| {
+        named(list, |index, request: &mut Request| request.machine = ("tenant".into(), format!("machine-{index}")))
+    })
+}
+
+prop_compose! {
+    fn offer()(
+        cpus in 0i64..10, memory in 0u32..20, storage in 0u32..12, used in (0i64..5, 0u32..10, 0u32..6),
+        open in proptest::bool::weighted(0.8), service in proptest::bool::weighted(0.3), cached: bool,
+    ) -> HostOffer {
+        HostOffer {
+            name: String::new(),
+            class: if service { HypervisorClass::Service } else { HypervisorClass::Worker },
+            labels: BTreeMap::new(),
+            openness: if open { Openness::Open } else { Openness::Cordoned },
+            allocatable: amount(cpus, memory, storage),
+            allocated: amount(used.0.min(cpus), used.1.min(memory), used.2.min(storage)),
+            cached: cached.then(|| "image-1".to_owned()).into_iter().collect(),
+            groups: BTreeMap::new(),
+        }
+    }
+}
+
+fn offers() -> impl Strategy<Value = Vec<HostOffer>> {
+    vec(offer(), 0..5).prop_map(|list| named(list, |index, offer: &mut HostOffer| offer.name = format!("host-{index}")))
+}
+
+fn budgets() -> impl Strategy<Value = Vec<Budget>> {
+    let limit = || proptest::option::of(0i32..8);
+    vec((limit(), limit(), proptest::option::of(0u32..16)), 3).prop_map(|list| {
+        let budget = |(number, (instances, cpus, memory)): (usize, (Option<i32>, Option<i32>, Option<u32>))| Budget {
+            farm: farm(number as u8),
+            quota: Quota { instances, cpus, memory: memory.map(Bytes::mebi), storage: None },
+            instances: 0,
+            used: Amount::default(),
+        };
+        list.into_iter().enumerate().map(budget).collect()
+    })
+}
+
+fn placed<'a>(decisions: &'a [Decision], requests: &'a [Request]) -> impl Iterator<Item = (&'a Request, &'a String)> {
+    decisions.iter().filter_map(|decision| {
+        let request = requests.iter().find(|request| request.machine == decision.machine)?;
+        Some((request, decision.verdict.as_ref().ok()?))
+    })
+}
+
+proptest! {
+    #[test]
+    fn every_machine_is_decided_once(requests in requests(), hosts in offers(), farms in budgets()) {
+        let mut names: Vec<_> = place(&requests, &hosts, &farms).into_iter().map(|one| one.machine).collect();
+        names.sort();
+        let mut asked: Vec<_> = requests.into_iter().map(|one| one.machine).collect();
+        asked.sort();
+        prop_assert_eq!(names, asked);
+    }
+
+    #[test]
+    fn no_host_is_overbooked(requests in requests(), hosts in offers(), farms in budgets()) {
+        let decisions = place(&requests, &hosts, &farms);
+        for host in &hosts {
+            let mut sum = host.allocated;
+            for (request, _) in placed(&decisions, &requests).filter(|(_, name)| **name == host.name) {
+                prop_assert_eq!(host.openness, Openness::Open);
+                sum.cpus += request.needs.cpus;
+                sum.memory += request.needs.memory;
+                let there = if let Place::Home { storage, .. } = request.place { storage } else { Bytes::ZERO };
+                sum.storage += request.needs.storage.saturating_sub(there);
+            }
+            prop_assert!(sum.cpus <= host.allocatable.cpus);
+            prop_assert!(sum.memory <= host.allocatable.memory);
+            prop_assert!(sum.storage <= host.allocatable.storage);
+        }
+    }
+
+    #[test]
+    fn no_farm_is_above_its_quota(requests in requests(), hosts in offers(), farms in budgets()) {
+        let decisions = place(&requests, &hosts, &farms);
+        for budget in &farms {
+            let mine: Vec<_> =
+                placed(&decisions, &requests).filter(|(request, _)| request.farm == budget.farm).collect();
+            let cpus: i64 = mine.iter().map(|(request, _)| request.needs.cpus).sum();
+            let memory: Bytes = mine.iter().map(|(request, _)| request.needs.memory).sum();
+            prop_assert!(budget.quota.instances.is_none_or(|limit| mine.len() as i64 <= i64::from(limit)));
+            prop_assert!(budget.quota.cpus.is_none_or(|limit| cpus <= i64::from(limit)));
+            prop_assert!(budget.quota.memory.is_none_or(|limit| memory <= limit));
+        }
+    }
+
+    #[test]
+    fn the_order_in_which_things_are_listed_does_not_matter(
+        requests in requests(), hosts in offers(), farms in budgets(),
+    ) {
+        let decisions = place(&requests, &hosts, &farms);
+        let turned = |list: &[Request]| list.iter().rev().cloned().collect::<Vec<_>>();
+        let hosts_turned: Vec<_> = hosts.iter().rev().cloned().collect();
+        prop_assert_eq!(decisions, place(&turned(&requests), &hosts_turned, &farms));
+    }
+
+    /// Nobody waits who would fit into what is left in the end.
+    #[test]
+    fn nobody_waits_for_what_is_free(requests in requests(), hosts in offers(), farms in budgets()) {
+        let decisions = place(&requests, &hosts, &farms);
+        let mut left = hosts.clone();
+        let mut farms_left = farms.clone();
+        for (request, name) in placed(&decisions, &requests) {
+            let there = if let Place::Home { storage, .. } = request.place { storage } else { Bytes::ZERO };
+            let added = Amount { storage: request.needs.storage.saturating_sub(there), ..request.needs };
+            for host in left.iter_mut().filter(|host| host.name == *name) {
+                host.allocated += added;
+            }
+            for farm in farms_left.iter_mut().filter(|farm| farm.farm == request.farm) {
+                farm.instances += 1;
+                farm.used += added;
+            }
+        }
+        let waiting: Vec<_> = requests
+            .iter()
+            .filter(|request| !placed(&decisions, &requests).any(|(one, _)| one.machine == request.machine))
+            .cloned()
+            .collect();
+        prop_assert!(place(&waiting, &left, &farms_left).iter().all(|decision| decision.verdict.is_err()));
+    }
+
+    /// With machines of different sizes more room may let one large machine in before two small ones; the first in
+    /// line and machines alike never lose by something being freed.
+    #[test]
+    fn the_first_in_line_never_loses_by_what_is_freed(
+        requests in requests(), hosts in offers(), farms in budgets(), which in 0usize..5,
+    ) {
+        let before = place(&requests, &hosts, &farms);
+        let mut freed = hosts.clone();
+        if let Some(host) = freed.get_mut(which) {
+            host.allocated = Amount::default();
+            host.openness = Openness::Open;
+        }
+        let after = place(&requests, &freed, &farms);
+        if before.first().is_some_and(|first| first.verdict.is_ok()) {
+            prop_assert!(after[0].verdict.is_ok());
+        }
+    }
+
+    #[test]
+    fn of_machines_alike_never_fewer_are_placed_when_something_is_freed(
+        count in 0usize..20, one in request(), hosts in offers(), farms in budgets(), which in 0usize..5,
+    ) {
+        let alike: Vec<_> = (0..count)
+            .map(|index| Request { machine: ("tenant".into(), format!("machine-{index}")), ..one.clone() })
+            .collect();
+        let placed = |hosts: &[HostOffer]| place(&alike, hosts, &farms).iter().filter(|one| one.verdict.is_ok()).count();
+        let mut freed = hosts.clone();
+        if let Some(host) = freed.get_mut(which) {
+            host.allocated = Amount::default();
+        }
+        prop_assert!(placed(&freed) >= placed(&hosts));
+    }
+}

@@ -1,0 +1,322 @@
+//! What placement knows: all objects that it decides over, at one moment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::plan::{Amount, Budget, HostOffer, Openness, Place, Request, Wait};
+use super::standing::{held, holds_reservation, needs, pin_flavour};
+use crate::api::conditions::{READY, find, is_true};
+use crate::api::{
+    Bytes, Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, Maintenance, PinnedDisk,
+    PinnedFlavour, PinnedImage, PinnedKernel, Quota, Resources, VirtualFarm, VirtualMachine,
+};
+use crate::controllers::cache::Key;
+use crate::controllers::context::Context;
+use crate::network::FarmNetwork;
+
+/// Condition of a hypervisor that takes machines.
+const SCHEDULABLE: &str = "Schedulable";
+
+/// Condition of a hypervisor that answers.
+const REACHABLE: &str = "Reachable";
+
+/// All objects that placement decides over. Plain data: a dry run changes it and asks what would happen.
+#[derive(Clone, Default)]
+pub struct World {
+    /// Machines.
+    pub machines: Vec<Arc<VirtualMachine>>,
+    /// Hosts.
+    pub hypervisors: Vec<Arc<Hypervisor>>,
+    /// Images by name.
+    pub images: BTreeMap<String, Arc<Image>>,
+    /// Flavours by name.
+    pub flavours: BTreeMap<String, Arc<Flavour>>,
+    /// Farms by namespace and name.
+    pub farms: BTreeMap<Key, Arc<VirtualFarm>>,
+    /// Quota of farms that give none.
+    pub default_quota: Option<Quota>,
+}
+
+/// A request and what the machine is to be made from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// What is asked.
+    pub request: Request,
+    /// The flavour to pin.
+    pub flavour: PinnedFlavour,
+    /// The image to pin.
+    pub image: PinnedImage,
+}
+
+/// Which machine of a farm every address belongs to.
+#[derive(Clone, Default)]
+pub struct Claims(BTreeMap<(Key, String), Arc<VirtualMachine>>);
+
+impl Claims {
+    /// Which machine of the farm of `machine` an address belongs to.
+    #[must_use]
+    pub fn owner(&self, machine: &VirtualMachine, address: &str) -> Option<&Arc<VirtualMachine>> {
+        self.0.get(&(farm_key(machine), address.to_owned()))
+    }
+}
+
+impl World {
+    /// The newest that is known, our own writes included.
+    #[must_use]
+    pub fn look(context: &Context) -> Self {
+        let caches = &context.caches;
+        Self {
+            machines: caches.machines.list(),
+            hypervisors: caches.hypervisors.list(),
+            images: caches.images.list().into_iter().map(|image| (image.name_any(), image)).collect(),
+            flavours: caches.flavours.list().into_iter().map(|flavour| (flavour.name_any(), flavour)).collect(),
+            farms: caches.farms.list().into_iter().map(|farm| (key(&*farm), farm)).collect(),
+            default_quota: context.site().default_quota,
+        }
+    }
+
+    /// What every host offers.
+    #[must_use]
+    pub fn offers(&self) -> Vec<HostOffer> {
+        let mut offers: Vec<_> = self.hypervisors.iter().map(|hypervisor| empty_offer(hypervisor)).collect();
+        let indexes: BTreeMap<_, _> =
+            offers.iter().enumerate().map(|(index, offer)| (offer.name.clone(), index)).collect();
+        for machine in &self.machines {
+            let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_ref());
+            let Some(offer) = host.and_then(|host| indexes.get(host)).and_then(|index| offers.get_mut(*index)) else {
+                continue;
+            };
+            offer.allocated += held(machine);
+            if let Some(group) = group_of(machine) {
+                *offer.groups.entry((farm_key(machine), group)).or_default() += 1;
+            }
+        }
+        offers
+    }
+
+    /// What every farm may use and uses.
+    #[must_use]
+    pub fn budgets(&self) -> Vec<Budget> {
+        let mut used: BTreeMap<Key, (i64, Amount)> = BTreeMap::new();
+        for machine in &self.machines {
+            let (instances, amount) = used.entry(farm_key(machine)).or_default();
+            *instances += i64::from(holds_reservation(machine));
+            *amount += held(machine);
+        }
+        let budget = |(key, farm): (&Key, &Arc<VirtualFarm>)| {
+            let (instances, used) = used.remove(key).unwrap_or_default();
+            Budget { farm: key.clone(), quota: quota_of(farm, self.default_quota), instances, used }
+        };
+        self.farms.iter().map(budget).collect()
+    }
+
+    /// Which machine every address belongs to.
+    #[must_use]
+    pub fn claims(&self) -> Claims {
+        let mut claims = Claims::default();
+        for machine in &self.machines {
+            if let Some(address) = machine.status.as_ref().and_then(|status| status.address.clone()) {
+                let owner = claims.0.entry((farm_key(machine), address)).or_insert_with(|| Arc::clone(machine));
+                if claim(machine) < claim(owner) {
+                    *owner = Arc::clone(machine);
+                }
+            }
+        }
+        claims
+    }
+
+    /// What a machine asks for, or what is missing before it can ask.
+    ///
+    /// # Errors
+    /// What it waits for.
+    pub fn candidate(&self, machine: &VirtualMachine, claims: &Claims) -> Result<Candidate, Wait> {
+        self.admits_address(machine, claims)?;
+        let flavour = self
+            .flavours
+            .get(&machine.spec.flavour)
+            .ok_or_else(|| Wait::new("FlavourNotFound", format!("there is no Flavour {}", machine.spec.flavour)))?;
+        let flavour = pin_flavour(flavour);
+        let status = machine.status.as_ref();
+        let pinned = status.filter(|status| status.hypervisor.is_some()).and_then(|status| status.image.clone());
+        let image = match pinned {
+            // The disk was made from it.
+            Some(image) => image,
+            None => self.usable_image(&machine.spec.image)?,
+        };
+        fits_image(&flavour, &image)?;
+        let place = match status.and_then(|status| status.hypervisor.clone()) {
+            Some(host) => Place::Home { host, storage: held(machine).storage },
+            None => Place::Any { class: machine.spec.class, selector: machine.spec.hypervisor_selector.clone() },
+        };
+        let request = Request {
+            machine: key(machine),
+            farm: farm_key(machine),
+            group: group_of(machine),
+            priority: machine.spec.priority,
+            created: machine.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
+            needs: needs(&flavour, Some(&image)),
+            revision: image.revision.clone(),
+            place,
+        };
+        Ok(Candidate { request, flavour, image })
+    }
+
+    /// The farm is there and gave the machine an address that is its alone.
+    fn admits_address(&self, machine: &VirtualMachine, claims: &Claims) -> Result<(), Wait> {
+        let farm_name = &machine.spec.farm;
+        let farm = self.farms.get(&farm_key(machine)).ok_or_else(|| {
+            Wait::new("FarmNotFound", format!("there is no VirtualFarm {farm_name} in this namespace"))
+        })?;
+        if farm.metadata.deletion_timestamp.is_some() {
+            return Err(Wait::new("FarmDeleting", format!("farm {farm_name} is being deleted")));
+        }
+        let status = farm.status.clone().unwrap_or_default();
+        let network = status.network.as_deref().and_then(|network| network.parse::<FarmNetwork>().ok());
+        let ready = find(&status.conditions, "NetworkReady");
+        let refused = ready.filter(|condition| condition.status == "False");
+        let (Some(network), None) = (network, refused) else {
+            let why = refused.map_or_else(|| "not yet made".into(), |why| format!("{}: {}", why.reason, why.message));
+            return Err(Wait::new("NetworkNotReady", format!("network of farm {farm_name}: {why}")));
+        };
+        let Some(address) = machine.status.as_ref().and_then(|status| status.address.as_deref()) else {
+            return Err(if status.addresses_available == Some(0) {
+                Wait::new("AddressesExhausted", format!("farm {farm_name} has no address left in {network}"))
+            } else {
+                Wait::new("AddressPending", format!("farm {farm_name} gives it an address"))
+            });
+        };
+        if !address.parse::<Ipv4Addr>().is_ok_and(|address| network.is_machine_address(address)) {
+            let problem =
+                format!("{address} is no address of {network}: remove it from the status or delete the machine");
+            return Err(Wait::new("AddressConflict", problem));
+        }
+        match claims.owner(machine, address) {
+            Some(owner) if owner.uid() != machine.uid() => Err(Wait::new(
+                "AddressConflict",
+                format!("{address} belongs to machine {}: delete one of the two", owner.name_any()),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn usable_image(&self, name: &str) -> Result<PinnedImage, Wait> {
+        let found = self.images.get(name).filter(|image| image.metadata.deletion_timestamp.is_none());
+        let image = found.ok_or_else(|| Wait::new("ImageNotFound", format!("there is no Image {name}")))?;
+        let status = image.status.clone().unwrap_or_default();
+        let current = status.observed_generation == image.metadata.generation;
+        if status.phase == ImagePhase::Ready
+            && current
+            && let Some(revision) = &status.revision
+        {
+            return Ok(pin(image, revision, status.virtual_size));
+        }
+        let phase = if current { format!("{:?}", status.phase) } else { "being read anew".into() };
+        let why = find(&status.conditions, READY).map(|ready| ready.message.as_str()).filter(|why| !why.is_empty());
+        let message =
+            why.map_or_else(|| format!("image {name}: {phase}"), |why| format!("image {name}: {phase}: {why}"));
+        Err(Wait::new("ImageNotReady", message))
+    }
+}
+
+/// Of machines that claim one address it belongs to one that may already run with it, then to the oldest.
+pub fn claim(machine: &VirtualMachine) -> (bool, Option<Timestamp>, String) {
+    let created = machine.metadata.creation_timestamp.as_ref().map(|time| time.0);
+    (!holds_reservation(machine), created, machine.name_any())
+}
+
+/// What a farm may use: an absent field is no limit.
+#[must_use]
+pub fn quota_of(farm: &VirtualFarm, default: Option<Quota>) -> Quota {
+    farm.spec.quota.or(default).unwrap_or_default()
+}
+
+fn fits_image(flavour: &PinnedFlavour, image: &PinnedImage) -> Result<(), Wait> {
+    match (flavour.root_disk, &image.disk) {
+        (Some(root), Some(disk)) if root < disk.virtual_size => Err(Wait::new(
+            "FlavourTooSmall",
+            format!(
+                "image {} has a disk of {}, flavour {} gives a root disk of {root}",
+                image.name, disk.virtual_size, flavour.name
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
+    let status = hypervisor.status.clone().unwrap_or_default();
+    let allocatable = status.allocatable.unwrap_or_default();
+    HostOffer {
+        name: hypervisor.name_any(),
+        class: hypervisor.spec.class,
+        labels: hypervisor.labels().clone(),
+        openness: openness(hypervisor),
+        allocatable: amount(allocatable),
+        allocated: Amount::default(),
+        cached: status.cached_images.into_iter().collect::<BTreeSet<_>>(),
+        groups: BTreeMap::new(),
+    }
+}
+
+fn openness(hypervisor: &Hypervisor) -> Openness {
+    let Some(status) = &hypervisor.status else { return Openness::NotReady };
+    let silent = find(&status.conditions, REACHABLE).is_some_and(|reachable| reachable.status != "True");
+    if hypervisor.spec.maintenance != Maintenance::None || status.phase == HypervisorPhase::Maintenance {
+        Openness::Cordoned
+    } else if silent || status.phase == HypervisorPhase::Unreachable {
+        Openness::Unreachable
+    } else if is_true(&status.conditions, SCHEDULABLE)
+        && status.allocatable.is_some()
+        && hypervisor.metadata.deletion_timestamp.is_none()
+    {
+        Openness::Open
+    } else {
+        Openness::NotReady
+    }
+}
+
+fn amount(resources: Resources) -> Amount {
+    Amount { cpus: resources.cpu.into(), memory: resources.memory, storage: resources.storage }
+}
+
+fn group_of(machine: &VirtualMachine) -> Option<String> {
+    machine.labels().get(GROUP_LABEL).cloned()
+}
+
+/// Namespace and name of a machine's farm.
+#[must_use]
+pub fn farm_key(machine: &VirtualMachine) -> Key {
+    (machine.namespace().unwrap_or_default(), machine.spec.farm.clone())
+}
+
+/// Namespace and name.
+pub fn key(object: &impl ResourceExt) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// STAND-IN for `crate::images::pin`, until that is merged: the same volume names, `img-<sha256/16>.<kind>`.
+fn pin(image: &Image, revision: &str, virtual_size: Option<Bytes>) -> PinnedImage {
+    let volume = |checksum: &str, ending: &str| {
+        let digits: String = checksum.trim_start_matches("sha256:").chars().take(16).collect();
+        format!("img-{digits}.{ending}")
+    };
+    let spec = &image.spec;
+    PinnedImage {
+        name: image.name_any(),
+        revision: revision.to_owned(),
+        disk: spec.disk.as_ref().map(|disk| PinnedDisk {
+            volume: volume(&disk.checksum, disk.format.as_str()),
+            format: disk.format,
+            virtual_size: virtual_size.unwrap_or_default(),
+        }),
+        kernel: spec.kernel.as_ref().map(|kernel| PinnedKernel {
+            kernel: volume(&kernel.kernel.checksum, "kernel"),
+            initrd: kernel.initrd.as_ref().map(|initrd| volume(&initrd.checksum, "initrd")),
+            cmdline: kernel.cmdline.clone(),
+        }),
+    }
+}

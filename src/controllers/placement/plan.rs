@@ -1,0 +1,329 @@
+//! Which machine goes where: one pure, deterministic function of what asks and what is offered.
+//!
+//! Requests are served in order of priority, then age, then name. One that has to wait doesn't hold up smaller ones
+//! behind it, so a large machine may wait long at a busy site; among equals the oldest is always first.
+//!
+//! A host is chosen by, in this order: fewest machines of the same group (what a group is for should survive the loss
+//! of a host), the image already there (gigabytes need not travel), the lowest share of memory, then of CPUs, in use
+//! afterwards (spread), and the name.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+
+use super::causes::{Cause, Causes};
+use crate::api::{Bytes, HypervisorClass, Quota};
+use crate::controllers::cache::Key;
+
+/// What a machine uses, what a host has, what a farm has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Virtual CPUs.
+    pub cpus: i64,
+    /// Memory.
+    pub memory: Bytes,
+    /// Disks.
+    pub storage: Bytes,
+}
+
+impl std::ops::AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        self.cpus += other.cpus;
+        self.memory += other.memory;
+        self.storage += other.storage;
+    }
+}
+
+/// A machine that wishes to run and has all it needs except a place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// The machine.
+    pub machine: Key,
+    /// Its farm.
+    pub farm: Key,
+    /// Its group in the farm.
+    pub group: Option<String>,
+    /// Higher is served first.
+    pub priority: i32,
+    /// Older is served first.
+    pub created: Timestamp,
+    /// What it uses while it runs.
+    pub needs: Amount,
+    /// The revision of its image.
+    pub revision: String,
+    /// Where it may go.
+    pub place: Place,
+}
+
+/// Where a machine may go.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Place {
+    /// To any host of this class that has these labels.
+    Any {
+        /// Class of the host.
+        class: HypervisorClass,
+        /// Labels of the host.
+        selector: BTreeMap<String, String>,
+    },
+    /// Back to the host that has its disks.
+    Home {
+        /// Name of the host.
+        host: String,
+        /// Size of those disks: the host's and the farm's accounts contain it already.
+        storage: Bytes,
+    },
+}
+
+/// Whether a host takes machines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Openness {
+    /// It does.
+    Open,
+    /// Somebody keeps new machines away.
+    Cordoned,
+    /// It doesn't answer.
+    Unreachable,
+    /// It isn't ready, or is being removed.
+    NotReady,
+}
+
+/// A host and what it offers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HostOffer {
+    /// Name of the `Hypervisor`.
+    pub name: String,
+    /// What it is for.
+    pub class: HypervisorClass,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it takes machines.
+    pub openness: Openness,
+    /// What may be promised.
+    pub allocatable: Amount,
+    /// What is promised.
+    pub allocated: Amount,
+    /// Revisions of images that are complete here.
+    pub cached: BTreeSet<String>,
+    /// How many machines of each group of each farm are here.
+    pub groups: BTreeMap<(Key, String), usize>,
+}
+
+/// What a farm may use and what it uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    /// The farm.
+    pub farm: Key,
+    /// What it may use.
+    pub quota: Quota,
+    /// How many machines hold a reservation.
+    pub instances: i64,
+    /// What they use together.
+    pub used: Amount,
+}
+
+/// Why a machine waits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// A sentence that a person can act on.
+    pub message: String,
+}
+
+impl Wait {
+    /// Waits for this reason.
+    pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+/// What was decided for one machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decision {
+    /// The machine.
+    pub machine: Key,
+    /// The host, or why it waits.
+    pub verdict: Result<String, Wait>,
+}
+
+/// Reason of machines that wait because their farm has used up its quota.
+pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
+
+/// Reason of machines that wait because no host takes them.
+pub const UNSCHEDULABLE: &str = "Unschedulable";
+
+/// Decides for every request; decisions come in the order in which requests are served, and each counts for those
+/// after it.
+#[must_use]
+pub fn place(pending: &[Request], hosts: &[HostOffer], farms: &[Budget]) -> Vec<Decision> {
+    let mut hosts = hosts.to_vec();
+    let mut farms: BTreeMap<_, _> = farms.iter().map(|budget| (budget.farm.clone(), budget.clone())).collect();
+    let mut queue: Vec<_> = pending.iter().collect();
+    queue.sort_by_key(|request| (Reverse(request.priority), request.created, request.machine.clone()));
+    queue
+        .into_iter()
+        .map(|request| {
+            let verdict = admit(request, &mut hosts, farms.get_mut(&request.farm));
+            Decision { machine: request.machine.clone(), verdict }
+        })
+        .collect()
+}
+
+/// Quota first, then a host; only when both say yes is anything booked.
+fn admit(request: &Request, hosts: &mut [HostOffer], budget: Option<&mut Budget>) -> Result<String, Wait> {
+    let added = request.added();
+    if let Some(budget) = &budget {
+        budget.admits(added)?;
+    }
+    let host = choose(request, hosts)?;
+    host.allocated += added;
+    if let Some(group) = request.group_key() {
+        *host.groups.entry(group).or_default() += 1;
+    }
+    if let Some(budget) = budget {
+        budget.instances += 1;
+        budget.used += added;
+    }
+    Ok(host.name.clone())
+}
+
+fn choose<'a>(request: &Request, hosts: &'a mut [HostOffer]) -> Result<&'a mut HostOffer, Wait> {
+    let mut causes = Causes::default();
+    let mut best = None;
+    for (index, host) in hosts.iter().enumerate() {
+        match host.refuses(request) {
+            Some(cause) => causes.count(cause),
+            None => best = best.into_iter().chain([(host.rank(request), index)]).min(),
+        }
+    }
+    let chosen = best.and_then(|(_, index)| hosts.get_mut(index));
+    chosen.ok_or_else(|| Wait::new(UNSCHEDULABLE, request.explain(&causes)))
+}
+
+impl Request {
+    /// What its admission adds to the accounts: disks that are there already are in them.
+    fn added(&self) -> Amount {
+        match &self.place {
+            Place::Any { .. } => self.needs,
+            Place::Home { storage, .. } => {
+                Amount { storage: self.needs.storage.saturating_sub(*storage), ..self.needs }
+            }
+        }
+    }
+
+    fn group_key(&self) -> Option<(Key, String)> {
+        // A machine that goes home is counted there already.
+        matches!(self.place, Place::Any { .. }).then(|| Some((self.farm.clone(), self.group.clone()?))).flatten()
+    }
+
+    fn explain(&self, causes: &Causes) -> String {
+        match &self.place {
+            Place::Any { .. } => causes.to_string(),
+            Place::Home { host, .. } => causes.of_home(host),
+        }
+    }
+}
+
+impl HostOffer {
+    /// Why it can't take the machine, if it can't.
+    fn refuses(&self, request: &Request) -> Option<Cause> {
+        match &request.place {
+            Place::Any { class, .. } if *class != self.class => return Some(Cause::Class(self.class)),
+            Place::Any { selector, .. } if selector.iter().any(|(key, value)| self.labels.get(key) != Some(value)) => {
+                return Some(Cause::Selector);
+            }
+            Place::Home { host, .. } if *host != self.name => return Some(Cause::Elsewhere),
+            Place::Any { .. } | Place::Home { .. } => {}
+        }
+        match self.openness {
+            Openness::Open => self.lacks(request.added()),
+            Openness::Cordoned => Some(Cause::Cordoned),
+            Openness::Unreachable => Some(Cause::Unreachable),
+            Openness::NotReady => Some(Cause::NotReady),
+        }
+    }
+
+    /// What is asked for and not free. What isn't asked for may be overbooked without harm: a host may have shrunk.
+    fn lacks(&self, asked: Amount) -> Option<Cause> {
+        let (all, gone) = (self.allocatable, self.allocated);
+        if asked.cpus > 0 && gone.cpus + asked.cpus > all.cpus {
+            Some(Cause::Cpus(asked.cpus))
+        } else if asked.memory > Bytes::ZERO && gone.memory + asked.memory > all.memory {
+            Some(Cause::Memory(asked.memory))
+        } else if asked.storage > Bytes::ZERO && gone.storage + asked.storage > all.storage {
+            Some(Cause::Storage(asked.storage))
+        } else {
+            None
+        }
+    }
+
+    /// Lower is better.
+    fn rank(&self, request: &Request) -> (usize, bool, u64, u64, String) {
+        let alike = request.group_key().and_then(|group| self.groups.get(&group).copied()).unwrap_or_default();
+        let missing = !self.cached.contains(&request.revision);
+        let mut after = self.allocated;
+        after += request.needs;
+        let memory = share(after.memory.get(), self.allocatable.memory.get());
+        let cpus = share(after.cpus.unsigned_abs(), self.allocatable.cpus.unsigned_abs());
+        (alike, missing, memory, cpus, self.name.clone())
+    }
+}
+
+/// Parts of a million, so that comparing them is exact.
+fn share(part: u64, whole: u64) -> u64 {
+    let share = u128::from(part) * 1_000_000 / u128::from(whole.max(1));
+    u64::try_from(share).unwrap_or(u64::MAX)
+}
+
+impl Budget {
+    /// Whether one machine more is within the quota. What isn't asked for may be above it: quotas are lowered.
+    fn admits(&self, asked: Amount) -> Result<(), Wait> {
+        let mut over = Vec::new();
+        let mut check = |what: &str, limit: Option<i64>, used: i64, asked: i64, show: fn(i64) -> String| {
+            if let Some(limit) = limit.filter(|limit| asked > 0 && used.saturating_add(asked) > *limit) {
+                over.push(format!("{what} {} of {} used, needs {} more", show(used), show(limit), show(asked)));
+            }
+        };
+        let bytes = |bytes: Bytes| i64::try_from(bytes.get()).unwrap_or(i64::MAX);
+        let size = |bytes: i64| Bytes::new(bytes.unsigned_abs()).to_string();
+        let (quota, used) = (&self.quota, &self.used);
+        check("instances", quota.instances.map(i64::from), self.instances, 1, |count| count.to_string());
+        check("cpus", quota.cpus.map(i64::from), used.cpus, asked.cpus, |count| count.to_string());
+        check("memory", quota.memory.map(bytes), bytes(used.memory), bytes(asked.memory), size);
+        check("storage", quota.storage.map(bytes), bytes(used.storage), bytes(asked.storage), size);
+        if over.is_empty() {
+            return Ok(());
+        }
+        Err(Wait::new(QUOTA_EXCEEDED, format!("{}: {}", self.farm.1, over.join("; "))))
+    }
+
+    /// By how much more than its quota the farm uses, after the quota was lowered; `None`: it doesn't.
+    #[must_use]
+    pub fn excess(&self) -> Option<String> {
+        let (quota, used) = (&self.quota, &self.used);
+        let mut over = Vec::new();
+        over.extend(
+            quota
+                .instances
+                .filter(|limit| self.instances > i64::from(*limit))
+                .map(|limit| format!("instances {} of {limit}", self.instances)),
+        );
+        over.extend(
+            quota
+                .cpus
+                .filter(|limit| used.cpus > i64::from(*limit))
+                .map(|limit| format!("cpus {} of {limit}", used.cpus)),
+        );
+        over.extend(
+            quota.memory.filter(|limit| used.memory > *limit).map(|limit| format!("memory {} of {limit}", used.memory)),
+        );
+        over.extend(
+            quota
+                .storage
+                .filter(|limit| used.storage > *limit)
+                .map(|limit| format!("storage {} of {limit}", used.storage)),
+        );
+        (!over.is_empty()).then(|| over.join(", "))
+    }
+}

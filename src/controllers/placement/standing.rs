@@ -1,0 +1,134 @@
+//! How a machine stands towards its reservation: what placement and others read off the object itself.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
+
+use super::plan::Amount;
+use crate::api::conditions::{find, is_true};
+use crate::api::{
+    Bytes, FINALIZER, Flavour, PAUSED_ANNOTATION, Phase, PinnedFlavour, PinnedImage, RunStrategy, VirtualMachine,
+    VirtualMachineStatus, is_annotated,
+};
+
+/// Condition of a machine that holds CPUs, memory and quota and may run.
+pub const SCHEDULED: &str = "Scheduled";
+
+/// Reason of machines that shall not run.
+pub const HALTED: &str = "Halted";
+
+/// Reason of machines that ran and are done.
+pub const FINISHED: &str = "Finished";
+
+/// How a machine stands towards its reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody may touch it: paused, on its way out, or its controller hasn't taken it on yet.
+    LeftAlone,
+    /// It holds its reservation.
+    Holds,
+    /// It wishes to run and holds nothing.
+    Wants,
+    /// It doesn't wish to run; the reason says why. What it holds is given back.
+    Rests(&'static str),
+}
+
+/// How a machine stands towards its reservation.
+#[must_use]
+pub fn standing(machine: &VirtualMachine) -> Standing {
+    let taken_on = machine.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
+    if !taken_on || machine.metadata.deletion_timestamp.is_some() || is_annotated(machine, PAUSED_ANNOTATION) {
+        return Standing::LeftAlone;
+    }
+    let phase = machine.status.as_ref().and_then(|status| status.phase);
+    match (holds_reservation(machine), rests(machine)) {
+        (true, Some(reason)) if phase == Some(Phase::Stopped) => Standing::Rests(reason),
+        (true, _) => Standing::Holds,
+        (false, Some(reason)) => Standing::Rests(reason),
+        (false, None) => Standing::Wants,
+    }
+}
+
+/// Whether a machine holds CPUs, memory and quota: it may run, and on its host only.
+#[must_use]
+pub fn holds_reservation(machine: &VirtualMachine) -> bool {
+    machine.status.as_ref().is_some_and(|status| status.hypervisor.is_some() && is_true(&status.conditions, SCHEDULED))
+}
+
+/// Whether a machine wishes to run.
+#[must_use]
+pub fn wishes_to_run(machine: &VirtualMachine) -> bool {
+    rests(machine).is_none()
+}
+
+fn rests(machine: &VirtualMachine) -> Option<&'static str> {
+    match machine.spec.run_strategy {
+        RunStrategy::Always => None,
+        RunStrategy::Halted => Some(HALTED),
+        RunStrategy::RerunOnFailure | RunStrategy::Once => {
+            machine.status.as_ref().is_some_and(has_finished).then_some(FINISHED)
+        }
+    }
+}
+
+/// Whether it ran since it was last admitted and has come to an end. A machine that was halted by wish, or
+/// that waits, has not finished.
+fn has_finished(status: &VirtualMachineStatus) -> bool {
+    let ended = matches!(status.phase, Some(Phase::Stopped | Phase::Failed)) && status.hypervisor.is_some();
+    match find(&status.conditions, SCHEDULED) {
+        Some(scheduled) if scheduled.status == "True" => ended && ran_since(status, scheduled),
+        Some(scheduled) => scheduled.reason == FINISHED,
+        None => ended,
+    }
+}
+
+/// A machine that is admitted again is `Stopped` until its controller notices: only an end after the admission counts.
+/// Conditions have whole seconds, so within the second of the admission a phase in between must tell.
+fn ran_since(status: &VirtualMachineStatus, scheduled: &Condition) -> bool {
+    let admitted = scheduled.last_transition_time.0;
+    let next_second = Timestamp::from_second(admitted.as_second().saturating_add(1)).unwrap_or(admitted);
+    let transitions = &status.phase_transitions;
+    let ended_later = transitions.last().is_none_or(|last| last.time >= next_second);
+    ended_later || transitions.iter().any(|step| is_active(step.phase) && step.time >= admitted)
+}
+
+const fn is_active(phase: Phase) -> bool {
+    matches!(phase, Phase::Scheduled | Phase::Provisioning | Phase::Booting | Phase::Running)
+}
+
+/// What a machine takes from its host and its farm's quota: CPUs and memory while it holds its reservation, disks as
+/// long as it has a host.
+#[must_use]
+pub fn held(machine: &VirtualMachine) -> Amount {
+    let Some(status) = machine.status.as_ref().filter(|status| status.hypervisor.is_some()) else {
+        return Amount::default();
+    };
+    let needs = status.flavour.as_ref().map(|flavour| needs(flavour, status.image.as_ref())).unwrap_or_default();
+    if holds_reservation(machine) { needs } else { Amount { storage: needs.storage, ..Amount::default() } }
+}
+
+/// What a machine of this flavour and image takes while it runs.
+#[must_use]
+pub fn needs(flavour: &PinnedFlavour, image: Option<&PinnedImage>) -> Amount {
+    Amount { cpus: flavour.cpus.into(), memory: flavour.memory, storage: storage(flavour, image) }
+}
+
+/// The size of a machine's disks: the root disk, where the image has one, and the data disk.
+#[must_use]
+pub fn storage(flavour: &PinnedFlavour, image: Option<&PinnedImage>) -> Bytes {
+    let disk = image.and_then(|image| image.disk.as_ref());
+    let root = disk.map_or(Bytes::ZERO, |disk| flavour.root_disk.unwrap_or(disk.virtual_size));
+    root + flavour.data_disk.unwrap_or_default()
+}
+
+/// A flavour as it is now.
+#[must_use]
+pub fn pin_flavour(flavour: &Flavour) -> PinnedFlavour {
+    PinnedFlavour {
+        name: flavour.name_any(),
+        cpus: flavour.spec.cpus,
+        memory: flavour.spec.memory,
+        root_disk: flavour.spec.root_disk,
+        data_disk: flavour.spec.data_disk,
+    }
+}

@@ -1,0 +1,127 @@
+//! What is written of a decision, and what is told of it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::observe::Candidate;
+use super::plan::{QUOTA_EXCEEDED, UNSCHEDULABLE, Wait};
+use super::standing::{FINISHED, HALTED, SCHEDULED};
+use crate::api::conditions::{State, find, stamp};
+use crate::api::{VirtualMachine, VirtualMachineStatus};
+use crate::controllers::writes::Share;
+
+/// What placement writes of a machine's status.
+pub const SHARE: Share = Share {
+    manager: "cascina-placement",
+    fields: &["hypervisor", "epoch", "flavour", "image"],
+    conditions: &[SCHEDULED],
+};
+
+/// A machine younger than this isn't told of a wait that is likely to be over soon.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What happens to a machine.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It gets a host and may run.
+    Placed {
+        /// The host.
+        host: String,
+        /// What it is made from.
+        candidate: Box<Candidate>,
+    },
+    /// It waits.
+    Waits(Wait),
+    /// It gives back what it holds.
+    Rests(&'static str),
+}
+
+/// The status after the outcome; only [`SHARE`] of it is written.
+#[must_use]
+pub fn status(machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> VirtualMachineStatus {
+    let before = machine.status.clone().unwrap_or_default();
+    let state = match outcome {
+        Outcome::Placed { host, .. } => State::yes(SCHEDULED, "Placed", format!("on {host}")),
+        Outcome::Waits(wait) => State::no(SCHEDULED, wait.reason, wait.message.clone()),
+        Outcome::Rests(reason) => State::no(SCHEDULED, *reason, rests_because(reason)),
+    };
+    let conditions = stamp(vec![state], &before.conditions, machine.metadata.generation, now);
+    match outcome {
+        Outcome::Placed { host, candidate } => VirtualMachineStatus {
+            hypervisor: Some(host.clone()),
+            epoch: Some(before.epoch.unwrap_or_default().saturating_add(1)),
+            flavour: Some(candidate.flavour.clone()),
+            image: Some(candidate.image.clone()),
+            conditions,
+            ..before
+        },
+        Outcome::Waits(_) | Outcome::Rests(_) => VirtualMachineStatus { conditions, ..before },
+    }
+}
+
+fn rests_because(reason: &str) -> &'static str {
+    match reason {
+        HALTED => "runStrategy is Halted; its disks stay",
+        FINISHED => "it ran and came to its end; its disks stay",
+        _ => "",
+    }
+}
+
+/// How long the machine may still be left without news of its wait: most machines wait a moment for their address or
+/// for objects applied together with them, and telling of each would double the writes of a normal start.
+#[must_use]
+pub fn patience_left(machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Option<Duration> {
+    let Outcome::Waits(wait) = outcome else { return None };
+    if wait.reason == UNSCHEDULABLE || wait.reason == QUOTA_EXCEEDED || scheduled_reason(machine).is_some() {
+        return None;
+    }
+    let created = machine.metadata.creation_timestamp.as_ref()?.0;
+    let age = Duration::try_from(now.duration_since(created)).unwrap_or_default();
+    PATIENCE.checked_sub(age).filter(|left| !left.is_zero())
+}
+
+/// The reason of the condition `Scheduled`, where it was ever told.
+#[must_use]
+pub fn scheduled_reason(machine: &VirtualMachine) -> Option<&str> {
+    let status = machine.status.as_ref()?;
+    find(&status.conditions, SCHEDULED).map(|scheduled| scheduled.reason.as_str())
+}
+
+/// Something to tell in `kubectl describe`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct News {
+    /// Whether it needs attention.
+    pub warning: bool,
+    /// One CamelCase word.
+    pub reason: &'static str,
+    /// What happened.
+    pub note: String,
+}
+
+/// What is new about a machine, if anything.
+#[must_use]
+pub fn news(machine: &VirtualMachine, outcome: &Outcome, waited: Duration) -> Option<News> {
+    match outcome {
+        Outcome::Placed { host, .. } => {
+            let note = format!("placed on {host} after {:.1} s", waited.as_secs_f64());
+            Some(News { warning: false, reason: "Scheduled", note })
+        }
+        Outcome::Waits(wait) if scheduled_reason(machine) != Some(wait.reason) => {
+            let note = format!("{}: {}", wait.reason, wait.message);
+            Some(News { warning: true, reason: "FailedScheduling", note })
+        }
+        Outcome::Waits(_) | Outcome::Rests(_) => None,
+    }
+}
+
+/// Since when a machine has been waiting, as far as its object tells.
+#[must_use]
+pub fn waiting_since(machine: &VirtualMachine) -> Option<Timestamp> {
+    let told = machine.status.as_ref().and_then(|status| find(&status.conditions, SCHEDULED));
+    let since = told.filter(|scheduled| scheduled.status == "False").map(|scheduled| scheduled.last_transition_time.0);
+    let never_placed = machine.status.as_ref().is_none_or(|status| status.hypervisor.is_none());
+    let created = machine.creation_timestamp().map(|time| time.0);
+    if never_placed { created } else { since.or(created) }
+}

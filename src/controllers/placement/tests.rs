@@ -1,0 +1,294 @@
+//! What placement decides, for sites small enough to see through.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::decide::decide;
+use super::observe::World;
+use super::standing::{Standing, holds_reservation, standing, wishes_to_run};
+use super::status::{Outcome, news, patience_left, status};
+use super::testing::*;
+use crate::api::conditions::{State, stamp};
+use crate::api::{
+    HypervisorClass, HypervisorPhase, ImagePhase, Maintenance, Phase, PhaseTransition, Quota, RunStrategy,
+    VirtualMachine,
+};
+
+fn decided(world: &World) -> Vec<String> {
+    words(&decide(world))
+}
+
+fn big(name: &str) -> crate::api::Hypervisor {
+    host(name, 16, "32Gi", "500Gi")
+}
+
+#[test]
+fn machines_are_spread() {
+    let site = world(vec![big("one"), big("two")], vec![machine("a", 0), machine("b", 1)]);
+    assert_eq!(decided(&site), ["a@one", "b@two"]);
+}
+
+#[test]
+fn machines_of_a_group_go_to_different_hosts_even_if_only_one_has_the_image() {
+    let mut cached = big("two");
+    cached.status.as_mut().unwrap().cached_images = vec!["appliance-1".into()];
+    let group = vec![of_group(machine("a", 0), "workers"), of_group(machine("b", 1), "workers")];
+    let site = world(vec![big("one"), cached.clone()], group);
+    assert_eq!(decided(&site), ["a@two", "b@one"]);
+    let site = world(vec![big("one"), cached], vec![machine("a", 0), machine("b", 1)]);
+    assert_eq!(decided(&site), ["a@two", "b@two"], "without a group the image decides");
+}
+
+#[test]
+fn hosts_are_counted_by_cause() {
+    let mut cordoned = big("c1");
+    cordoned.spec.maintenance = Maintenance::Cordon;
+    let mut also = big("c2");
+    also.spec.maintenance = Maintenance::Cordon;
+    let full = host("full", 16, "400Mi", "500Gi");
+    let mut silent = big("silent");
+    silent.status.as_mut().unwrap().phase = HypervisorPhase::Unreachable;
+    let site = world(vec![cordoned, also, full, silent], vec![machine("a", 0)]);
+    assert_eq!(decided(&site), ["a: Unschedulable: 0/4 hypervisors: 2 cordoned, 1 lacks 512Mi memory, 1 unreachable"]);
+    assert_eq!(decided(&world(vec![], vec![machine("a", 0)])), ["a: Unschedulable: no hypervisors"]);
+}
+
+#[test]
+fn class_selector_and_disks_are_respected() {
+    let mut service = big("service");
+    service.spec.class = HypervisorClass::Service;
+    let mut fussy = machine("a", 0);
+    fussy.spec.hypervisor_selector.insert("rack".into(), "7".into());
+    let mut fresh = big("fresh");
+    fresh.status.as_mut().unwrap().conditions.clear();
+    let site = world(vec![service, big("one"), fresh], vec![fussy, machine("b", 1)]);
+    assert_eq!(
+        decided(&site),
+        ["a: Unschedulable: 0/3 hypervisors: 2 not selected by hypervisorSelector, 1 of class Service", "b@one",]
+    );
+    let mut heavy = world(vec![host("one", 16, "32Gi", "2Gi")], vec![machine("a", 0)]);
+    heavy.images.insert("appliance".into(), Arc::new(disk_image("appliance", "1Gi")));
+    assert_eq!(decided(&heavy), ["a: Unschedulable: 0/1 hypervisors: 1 lacks 3Gi storage"]);
+    heavy.images.insert("appliance".into(), Arc::new(disk_image("appliance", "10Gi")));
+    assert!(decided(&heavy)[0].starts_with("a: FlavourTooSmall: "));
+}
+
+#[test]
+fn a_machine_waits_for_what_it_is_made_of_and_says_so() {
+    let site = |change: &dyn Fn(&mut World, &mut VirtualMachine)| {
+        let mut one = machine("a", 0);
+        let mut site = world(vec![big("one")], vec![]);
+        change(&mut site, &mut one);
+        site.machines = vec![Arc::new(one)];
+        decided(&site).remove(0)
+    };
+    let none = site(&|site, _| site.farms.clear());
+    assert_eq!(none, "a: FarmNotFound: there is no VirtualFarm farm-a in this namespace");
+    let network = site(&|site, _| {
+        let farm = Arc::make_mut(site.farms.values_mut().next().unwrap());
+        let no = State::no("NetworkReady", "NetworkOverlaps", "172.16.1.0/24 belongs to other/farm-b");
+        farm.status.as_mut().unwrap().conditions = stamp(vec![no], &[], None, at(0));
+    });
+    assert_eq!(
+        network,
+        "a: NetworkNotReady: network of farm farm-a: NetworkOverlaps: 172.16.1.0/24 belongs to other/farm-b"
+    );
+    assert!(site(&|_, one| one.status = None).starts_with("a: AddressPending"));
+    assert!(
+        site(&|_, one| one.spec.flavour = "none".into()).starts_with("a: FlavourNotFound: there is no Flavour none")
+    );
+    assert!(site(&|_, one| one.spec.image = "none".into()).starts_with("a: ImageNotFound: there is no Image none"));
+    let rejected = site(&|site, _| {
+        let mut image = image("appliance");
+        let status = image.status.as_mut().unwrap();
+        status.phase = ImagePhase::Rejected;
+        status.conditions = stamp(vec![State::no("Ready", "BackingFile", "has a backing file")], &[], None, at(0));
+        site.images.insert("appliance".into(), Arc::new(image));
+    });
+    assert_eq!(rejected, "a: ImageNotReady: image appliance: Rejected: has a backing file");
+    let outdated = site(&|site, _| {
+        let mut image = image("appliance");
+        image.metadata.generation = Some(2);
+        site.images.insert("appliance".into(), Arc::new(image));
+    });
+    assert_eq!(outdated, "a: ImageNotReady: image appliance: being read anew");
+}
+
+#[test]
+fn quota_is_counted_and_explained() {
+    let quota = Quota { instances: Some(2), ..Quota::default() };
+    let machines = vec![machine("a", 0), machine("b", 1), machine("c", 2)];
+    let site = with_quota(world(vec![big("one")], machines), quota);
+    let first = decide(&site);
+    assert_eq!(words(&first), ["a@one", "b@one", "c: QuotaExceeded: farm-a: instances 2 of 2 used, needs 1 more"]);
+    let second = decide(&after(site, &first));
+    assert_eq!(words(&second), ["c: QuotaExceeded: farm-a: instances 2 of 2 used, needs 1 more"]);
+    let several = Quota { cpus: Some(0), memory: Some("256Mi".parse().unwrap()), ..Quota::default() };
+    let mut site = world(vec![big("one")], vec![machine("a", 0)]);
+    site.default_quota = Some(several);
+    assert_eq!(
+        decided(&site),
+        ["a: QuotaExceeded: farm-a: cpus 0 of 0 used, needs 1 more; memory 0 of 256Mi used, needs 512Mi more"]
+    );
+}
+
+#[test]
+fn priority_goes_before_age_and_a_large_one_does_not_block_small_ones() {
+    let mut urgent = machine("z", 2);
+    urgent.spec.priority = 5;
+    let mut large = machine("large", 1);
+    large.spec.flavour = "m1.large".into();
+    large.spec.priority = 9;
+    let site = world(vec![host("one", 1, "1Gi", "9Gi")], vec![machine("a", 0), large, urgent]);
+    assert_eq!(
+        decided(&site),
+        [
+            "a: Unschedulable: 0/1 hypervisors: 1 lacks 1 CPU",
+            "large: Unschedulable: 0/1 hypervisors: 1 lacks 6 CPUs",
+            "z@one",
+        ]
+    );
+}
+
+#[test]
+fn what_nobody_may_touch_is_left_alone() {
+    let mut paused = machine("paused", 0);
+    paused.metadata.annotations = Some([("cascina.dev/paused".to_owned(), "true".to_owned())].into());
+    let mut leaving = machine("leaving", 1);
+    leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+    let mut fresh = machine("fresh", 2);
+    fresh.metadata.finalizers = None;
+    let placed = running_on(machine("placed", 3), "gone", 1, "512Mi");
+    let site = world(vec![big("one")], vec![paused, leaving, fresh, placed]);
+    assert_eq!(decided(&site), Vec::<String>::new());
+}
+
+#[test]
+fn a_leaving_machine_holds_its_place_until_it_is_gone() {
+    let mut leaving = running_on(machine("leaving", 0), "one", 1, "512Mi");
+    leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+    let mut site = world(vec![host("one", 1, "1Gi", "9Gi")], vec![leaving, machine("next", 1)]);
+    assert_eq!(decided(&site), ["next: Unschedulable: 0/1 hypervisors: 1 lacks 1 CPU"]);
+    site.machines.remove(0);
+    assert_eq!(decided(&site), ["next@one"]);
+}
+
+fn stopped(mut machine: VirtualMachine, strategy: RunStrategy, steps: &[(Phase, i64)]) -> VirtualMachine {
+    machine.spec.run_strategy = strategy;
+    let status = machine.status.as_mut().unwrap();
+    status.phase = steps.last().map(|(phase, _)| *phase);
+    status.phase_transitions =
+        steps.iter().map(|&(phase, second)| PhaseTransition { phase, time: at(second) }).collect();
+    machine
+}
+
+#[test]
+fn a_halted_machine_gives_back_and_is_admitted_again_at_home_with_the_next_epoch() {
+    let steps = [(Phase::Running, 10), (Phase::Stopped, 20)];
+    let mut home = host("two", 4, "8Gi", "9Gi");
+    let halted = stopped(running_on(machine("a", 0), "two", 1, "512Mi"), RunStrategy::Halted, &steps);
+    let site = world(vec![big("one"), home.clone()], vec![halted.clone()]);
+    let released = decide(&site);
+    assert_eq!(words(&released), ["a rests: Halted"]);
+    let mut site = after(site, &released);
+    assert_eq!(decided(&site), Vec::<String>::new(), "said once");
+    assert_eq!(site.machines[0].status.as_ref().unwrap().hypervisor.as_deref(), Some("two"));
+    assert!(!holds_reservation(&site.machines[0]));
+    assert_eq!(site.offers()[1].allocated.cpus, 0);
+
+    Arc::make_mut(&mut site.machines[0]).spec.run_strategy = RunStrategy::Always;
+    let again = decide(&site);
+    assert_eq!(words(&again), ["a@two"]);
+    let (before, outcome) = &again[0];
+    let now = status(before, outcome, at(60));
+    assert_eq!(now.epoch, Some(2));
+    assert_eq!(now.image.unwrap().revision, "appliance-0", "its disk was made from that");
+
+    home.spec.maintenance = Maintenance::Cordon;
+    site.hypervisors[1] = Arc::new(home);
+    assert_eq!(decided(&site), ["a: Unschedulable: its disks are on two, which is cordoned"]);
+    site.hypervisors.remove(1);
+    assert!(decided(&site)[0].contains("no hypervisor of that name"));
+}
+
+#[test]
+fn what_still_runs_keeps_its_place_though_it_shall_not() {
+    let stopping = [(Phase::Running, 10), (Phase::Stopping, 20)];
+    let one = stopped(running_on(machine("a", 0), "one", 1, "512Mi"), RunStrategy::Halted, &stopping);
+    assert_eq!(standing(&one), Standing::Holds);
+}
+
+#[test]
+fn once_is_once_and_a_restart_by_wish_is_not_mistaken_for_the_end() {
+    let steps = [(Phase::Running, 10), (Phase::Stopped, 20)];
+    let finished = stopped(running_on(machine("a", 0), "one", 1, "512Mi"), RunStrategy::Once, &steps);
+    assert_eq!(standing(&finished), Standing::Rests("Finished"));
+    // Admitted again (at 1000) after a halt; its controller hasn't noticed yet and still says Stopped.
+    let mut again = finished.clone();
+    again.status.as_mut().unwrap().conditions =
+        stamp(vec![State::yes("Scheduled", "Placed", "")], &[], None, at(1_000));
+    assert_eq!(standing(&again), Standing::Holds);
+    let quick =
+        stopped(again, RunStrategy::Once, &[(Phase::Stopped, 20), (Phase::Booting, 1_000), (Phase::Stopped, 1_000)]);
+    assert_eq!(standing(&quick), Standing::Rests("Finished"));
+    let mut halted = machine("b", 1);
+    halted.spec.run_strategy = RunStrategy::Halted;
+    assert_eq!(standing(&halted), Standing::Rests("Halted"));
+    halted.spec.run_strategy = RunStrategy::Once;
+    assert!(wishes_to_run(&halted));
+}
+
+#[test]
+fn two_machines_with_one_address_never_both_run() {
+    let mut younger = machine("b", 1);
+    younger.status = machine("a", 0).status;
+    let site = world(vec![big("one")], vec![machine("a", 0), younger.clone()]);
+    let words = decided(&site);
+    assert_eq!(words, ["a@one", "b: AddressConflict: 172.16.1.2 belongs to machine a: delete one of the two"]);
+    let site = world(vec![big("one")], vec![machine("a", 0), running_on(younger, "one", 1, "512Mi")]);
+    assert_eq!(decided(&site), ["a: AddressConflict: 172.16.1.2 belongs to machine b: delete one of the two"]);
+}
+
+#[test]
+fn a_young_machine_is_not_told_of_a_wait_that_will_be_over_soon() {
+    let mut young = machine("a", 100);
+    young.status = None;
+    let site = world(vec![big("one")], vec![young]);
+    let (machine, outcome) = decide(&site).remove(0);
+    assert_eq!(patience_left(&machine, &outcome, at(100)), Some(Duration::from_secs(2)));
+    assert_eq!(patience_left(&machine, &outcome, at(102)), None);
+    let full = super::plan::Wait::new("Unschedulable", "no hypervisors");
+    assert_eq!(patience_left(&machine, &Outcome::Waits(full), at(100)), None);
+}
+
+#[test]
+fn an_event_is_told_when_the_reason_changes() {
+    let site = world(vec![], vec![machine("a", 0)]);
+    let first = decide(&site);
+    let (one, outcome) = &first[0];
+    let news_of_it = news(one, outcome, Duration::ZERO).unwrap();
+    assert_eq!((news_of_it.reason, news_of_it.warning), ("FailedScheduling", true));
+    assert_eq!(news_of_it.note, "Unschedulable: no hypervisors");
+    let site = after(site, &first);
+    let (one, outcome) = decide(&site).remove(0);
+    assert_eq!(news(&one, &outcome, Duration::ZERO), None);
+}
+
+#[test]
+fn a_placement_without_an_answer_counts_until_the_machine_has_changed() {
+    use super::act::Doubts;
+    let mut site = world(vec![host("one", 1, "1Gi", "9Gi")], vec![machine("a", 0), machine("b", 1)]);
+    let mut doubts = Doubts::default();
+    let placed = decide(&site).into_iter().find(|(_, outcome)| matches!(outcome, Outcome::Placed { .. })).unwrap();
+    doubts.remember(placed.clone());
+
+    let mut seen = site.clone();
+    let again = doubts.count_in(&mut seen, at(60));
+    assert_eq!(words(&again), ["a@one"], "it is written again");
+    assert_eq!(decided(&seen), ["b: Unschedulable: 0/1 hypervisors: 1 lacks 1 CPU"], "and its place is taken");
+
+    doubts.remember(placed);
+    Arc::make_mut(&mut site.machines[0]).metadata.resource_version = Some("2".into());
+    assert_eq!(words(&doubts.count_in(&mut site, at(60))), Vec::<String>::new());
+    assert!(decided(&site).contains(&"a@one".to_owned()), "the machine as it is now decides");
+}
