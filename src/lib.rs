@@ -1,5 +1,10 @@
 //! Cascina turns plain libvirt hosts into a private science cloud. `docs/architecture.md` is the way in.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::todo)
+)]
+
 pub mod api;
 pub mod controllers;
 pub mod guest;

@@ -1,5 +1,10 @@
 //! One subcommand per process that the chart runs.
 
+#![cfg_attr(
+    not(test),
+    deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, clippy::todo)
+)]
+
 use std::process::ExitCode;
 
 use cascina::operator;

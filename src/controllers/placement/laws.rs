@@ -9,6 +9,9 @@ use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request,
 use super::testing::at;
 use crate::api::{Bytes, HypervisorClass, Quota};
 
+/// Instances, CPUs and mebibytes of memory of a quota.
+type Limits = (Option<i32>, Option<i32>, Option<u32>);
+
 fn farm(number: u8) -> (String, String) {
     ("tenant".into(), format!("farm-{number}"))
 }
@@ -81,7 +84,7 @@ fn offers() -> impl Strategy<Value = Vec<HostOffer>> {
 fn budgets() -> impl Strategy<Value = Vec<Budget>> {
     let limit = || proptest::option::of(0i32..8);
     vec((limit(), limit(), proptest::option::of(0u32..16)), 3).prop_map(|list| {
-        let budget = |(number, (instances, cpus, memory)): (usize, (Option<i32>, Option<i32>, Option<u32>))| Budget {
+        let budget = |(number, (instances, cpus, memory)): (usize, Limits)| Budget {
             farm: farm(number as u8),
             quota: Quota { instances, cpus, memory: memory.map(Bytes::mebi), storage: None },
             instances: 0,

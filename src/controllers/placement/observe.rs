@@ -11,8 +11,8 @@ use super::plan::{Amount, Budget, HostOffer, Openness, Place, Request, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour};
 use crate::api::conditions::{READY, find, is_true};
 use crate::api::{
-    Bytes, Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, Maintenance, PinnedDisk,
-    PinnedFlavour, PinnedImage, PinnedKernel, Quota, Resources, VirtualFarm, VirtualMachine,
+    Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, Maintenance, PinnedFlavour, PinnedImage,
+    Quota, Resources, VirtualFarm, VirtualMachine,
 };
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
@@ -208,11 +208,9 @@ impl World {
         let image = found.ok_or_else(|| Wait::new("ImageNotFound", format!("there is no Image {name}")))?;
         let status = image.status.clone().unwrap_or_default();
         let current = status.observed_generation == image.metadata.generation;
-        if status.phase == ImagePhase::Ready
-            && current
-            && let Some(revision) = &status.revision
-        {
-            return Ok(pin(image, revision, status.virtual_size));
+        if status.phase == ImagePhase::Ready && current {
+            let pinned = crate::images::pin(name, &image.spec, status.virtual_size.unwrap_or_default());
+            return pinned.map_err(|error| Wait::new("ImageNotReady", format!("image {name}: {error}")));
         }
         let phase = if current { format!("{:?}", status.phase) } else { "being read anew".into() };
         let why = find(&status.conditions, READY).map(|ready| ready.message.as_str()).filter(|why| !why.is_empty());
@@ -296,27 +294,4 @@ pub fn farm_key(machine: &VirtualMachine) -> Key {
 /// Namespace and name.
 pub fn key(object: &impl ResourceExt) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
-}
-
-/// STAND-IN for `crate::images::pin`, until that is merged: the same volume names, `img-<sha256/16>.<kind>`.
-fn pin(image: &Image, revision: &str, virtual_size: Option<Bytes>) -> PinnedImage {
-    let volume = |checksum: &str, ending: &str| {
-        let digits: String = checksum.trim_start_matches("sha256:").chars().take(16).collect();
-        format!("img-{digits}.{ending}")
-    };
-    let spec = &image.spec;
-    PinnedImage {
-        name: image.name_any(),
-        revision: revision.to_owned(),
-        disk: spec.disk.as_ref().map(|disk| PinnedDisk {
-            volume: volume(&disk.checksum, disk.format.as_str()),
-            format: disk.format,
-            virtual_size: virtual_size.unwrap_or_default(),
-        }),
-        kernel: spec.kernel.as_ref().map(|kernel| PinnedKernel {
-            kernel: volume(&kernel.kernel.checksum, "kernel"),
-            initrd: kernel.initrd.as_ref().map(|initrd| volume(&initrd.checksum, "initrd")),
-            cmdline: kernel.cmdline.clone(),
-        }),
-    }
 }

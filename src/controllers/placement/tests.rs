@@ -31,7 +31,8 @@ fn machines_are_spread() {
 #[test]
 fn machines_of_a_group_go_to_different_hosts_even_if_only_one_has_the_image() {
     let mut cached = big("two");
-    cached.status.as_mut().unwrap().cached_images = vec!["appliance-1".into()];
+    cached.status.as_mut().unwrap().cached_images =
+        vec![crate::images::volumes_of(&image("appliance").spec).unwrap().revision];
     let group = vec![of_group(machine("a", 0), "workers"), of_group(machine("b", 1), "workers")];
     let site = world(vec![big("one"), cached.clone()], group);
     assert_eq!(decided(&site), ["a@two", "b@one"]);
