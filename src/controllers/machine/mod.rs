@@ -6,6 +6,8 @@ mod observe;
 mod plan;
 mod recipe;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,0 +1,410 @@
+//! `given(machine().…).plans([…])`: what is decided about a machine.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use proptest::prelude::*;
+use uuid::Uuid;
+
+use super::plan::*;
+use super::recipe::{Recipe, Refusal};
+use crate::api::{Bytes, Phase, Readiness, RunStrategy, Virtualization};
+use crate::controllers::observed::Observed;
+use crate::libvirt::{
+    ConsoleLog, DomainRun, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RuleSet, StopReason,
+    SurveyedDomain, VolumeSpec,
+};
+use crate::network::MacAddress;
+
+const UID: Uuid = Uuid::from_u128(0x6f0c_6a5e_0000_4000_8000_0000_0000_000a);
+const NOW: i64 = 1_000;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).unwrap()
+}
+
+fn tag(epoch: i64) -> OwnershipTag {
+    OwnershipTag {
+        cluster: "cluster".into(),
+        namespace: "farm-a".into(),
+        name: "one".into(),
+        uid: UID,
+        epoch,
+        spec_hash: "hash".into(),
+    }
+}
+
+fn recipe() -> Recipe {
+    let address = Ipv4Addr::new(172, 16, 1, 10);
+    Recipe {
+        domain: DomainSpec {
+            uuid: DomainUuid(UID),
+            title: "farm-a/one".into(),
+            tag: tag(2),
+            virtualization: Virtualization::Emulated,
+            cpus: 1,
+            memory: Bytes::mebi(256),
+            firmware: Firmware::Kernel(Kernel { kernel: "img-a.kernel".into(), initrd: None, cmdline: String::new() }),
+            root: None,
+            data: None,
+            seed: Some(format!("{UID}-seed-new.img")),
+            nics: vec![Nic {
+                bridge: "br0".into(),
+                mac: MacAddress::of(address),
+                address,
+                farm: "172.16.1.0/24".parse().unwrap(),
+                rules: RuleSet::Machine,
+            }],
+            shared_storage: false,
+            console: ConsoleLog::Pty,
+        },
+        volumes: vec![data_disk()],
+        seed: format!("{UID}-seed-new.img"),
+        seed_content: vec![1],
+        image_markers: vec!["img-a.kernel.complete".into()],
+    }
+}
+
+fn data_disk() -> VolumeSpec {
+    VolumeSpec::Blank { name: format!("{UID}-data.qcow2"), size: Bytes::gibi(1) }
+}
+
+/// A machine in some situation; admitted, with its image on its host and nothing else, unless told otherwise.
+#[derive(Clone, Debug)]
+struct Given {
+    want: Want,
+    seen: View,
+}
+
+fn machine() -> Given {
+    Given {
+        want: Want {
+            deleted: false,
+            run: RunStrategy::Always,
+            readiness: Readiness::Agent,
+            boot_deadline: Duration::from_secs(600),
+            shutdown_grace: Duration::from_secs(60),
+        },
+        seen: View {
+            volume_prefix: format!("{UID}-"),
+            placement: Placement::Admitted,
+            waits: None,
+            domain: Observed::Absent,
+            volumes: Observed::Present(BTreeSet::from(["img-a.kernel.complete".to_owned(), "others.img".to_owned()])),
+            filters: BTreeSet::new(),
+            recipe: Ok(recipe()),
+            image_progress: None,
+            outdated: None,
+            agent: None,
+            history: History::default(),
+        },
+    }
+}
+
+impl Given {
+    fn deleted(mut self) -> Self {
+        self.want.deleted = true;
+        self
+    }
+    fn wants(mut self, run: RunStrategy) -> Self {
+        self.want.run = run;
+        self
+    }
+    fn placed(mut self, placement: Placement) -> Self {
+        self.seen.placement = placement;
+        self
+    }
+    fn domain(mut self, run: DomainRun, epoch: i64) -> Self {
+        self.seen.domain = Observed::Present(SurveyedDomain {
+            name: format!("casc-{UID}"),
+            run,
+            tag: Some(tag(epoch)),
+            memory: Bytes::mebi(256),
+            cpus: 1,
+        });
+        self
+    }
+    fn foreign_domain(self) -> Self {
+        let mut given = self.domain(DomainRun::Running, 2);
+        if let Observed::Present(domain) = &mut given.seen.domain {
+            domain.tag = None;
+        }
+        given
+    }
+    fn silent_host(mut self) -> Self {
+        self.seen.domain = Observed::Unknown { why: "no route".into(), since: at(0) };
+        self.seen.volumes = Observed::Unknown { why: "no route".into(), since: at(0) };
+        self
+    }
+    fn volumes(mut self, names: &[&str]) -> Self {
+        self.seen.volumes = Observed::Present(names.iter().map(|name| (*name).to_owned()).collect());
+        self
+    }
+    fn was(mut self, phase: Phase) -> Self {
+        self.seen.history.phase = phase;
+        self
+    }
+    fn started(mut self, second: i64) -> Self {
+        self.seen.history.started = Some(at(second));
+        self
+    }
+    fn failed(mut self, count: i32, retry_after: i64) -> Self {
+        let message = "crashed".into();
+        self.seen.history.failure = Some(Failure { count, retry_after: at(retry_after), message });
+        self
+    }
+    fn agent(mut self, answers: bool) -> Self {
+        self.seen.agent = Some(answers);
+        self
+    }
+    fn plan(&self) -> Plan {
+        plan(&self.want, &self.seen, at(NOW))
+    }
+    fn plans(&self, steps: &[Step]) {
+        assert_eq!(self.plan().steps, steps);
+    }
+    fn stands(&self, phase: Phase, reason: &str) {
+        let standing = self.plan().standing;
+        assert_eq!((standing.phase, standing.reason.as_str()), (phase, reason), "{}", standing.message);
+    }
+}
+
+const OFF: DomainRun = DomainRun::Off(StopReason::Crashed);
+const SHUT_DOWN: DomainRun = DomainRun::Off(StopReason::Shutdown);
+
+#[test]
+fn a_machine_without_a_host_waits_and_says_for_what() {
+    let mut given = machine().placed(Placement::Nowhere);
+    given.stands(Phase::Pending, "NotPlaced");
+    given.seen.waits = Some(Refusal::new("QuotaExceeded", "2 of 2"));
+    given.stands(Phase::Pending, "QuotaExceeded");
+    given.plans(&[]);
+}
+
+#[test]
+fn a_placed_machine_is_made_and_started() {
+    let steps = [
+        Step::EnsureFilter(RuleSet::Machine),
+        Step::EnsureVolume(data_disk()),
+        Step::WriteSeed,
+        Step::Define,
+        Step::Start,
+    ];
+    machine().plans(&steps);
+}
+
+#[test]
+fn what_is_there_is_not_made_again() {
+    let seed = format!("{UID}-seed-new.img");
+    let mut given = machine().volumes(&["img-a.kernel.complete", &format!("{UID}-data.qcow2"), &seed]);
+    given.seen.filters.insert(RuleSet::Machine.filter_name());
+    given.clone().domain(DomainRun::Off(StopReason::NotStarted), 2).plans(&[Step::Start]);
+    given.plans(&[Step::Define, Step::Start]);
+}
+
+#[test]
+fn a_new_seed_replaces_the_old_one_after_the_start() {
+    let old = format!("{UID}-seed-old.img");
+    let steps = machine().volumes(&["img-a.kernel.complete", &old]).plan().steps;
+    assert_eq!(steps.last(), Some(&Step::DeleteVolume(old)));
+}
+
+#[test]
+fn nothing_is_made_before_the_image_is_complete_on_the_host() {
+    let given = machine().volumes(&["img-a.kernel"]);
+    given.plans(&[]);
+    given.stands(Phase::Scheduled, "ImageNotOnHost");
+}
+
+#[test]
+fn bad_input_is_said_and_nothing_is_made() {
+    let mut given = machine();
+    given.seen.recipe = Err(Refusal::new("InvalidUserData", "too long"));
+    given.plans(&[]);
+    given.stands(Phase::Scheduled, "InvalidUserData");
+}
+
+#[test]
+fn a_silent_host_holds_everything() {
+    for given in [machine(), machine().deleted(), machine().wants(RunStrategy::Halted)] {
+        let plan = given.silent_host().was(Phase::Running).plan();
+        assert!(plan.steps.is_empty() && !plan.release);
+        assert_eq!(plan.standing.phase, Phase::Unknown);
+    }
+}
+
+#[test]
+fn a_domain_that_is_not_ours_is_left_alone() {
+    machine().foreign_domain().plans(&[]);
+    machine().foreign_domain().stands(Phase::Failed, "ForeignDomain");
+    let deleted = machine().foreign_domain().deleted().plan();
+    assert!(deleted.steps.is_empty() && deleted.release);
+}
+
+#[test]
+fn a_copy_from_an_earlier_placement_is_switched_off_first() {
+    machine().domain(DomainRun::Running, 1).plans(&[Step::Destroy]);
+    let steps = machine().domain(OFF, 1).plan().steps;
+    assert!(steps.contains(&Step::Define), "a definition from an earlier placement is replaced: {steps:?}");
+}
+
+#[test]
+fn a_guest_that_answers_is_ready_and_one_that_boots_is_not() {
+    let running = machine().domain(DomainRun::Running, 2).started(NOW - 3);
+    assert!(running.clone().agent(true).plan().standing.ready);
+    running.clone().agent(false).stands(Phase::Booting, "Booting");
+    machine().domain(DomainRun::Running, 2).started(NOW - 601).agent(false).stands(Phase::Booting, "BootTimeout");
+    let mut lost = running.clone().agent(false);
+    lost.seen.history.answered = true;
+    lost.stands(Phase::Running, "AgentLost");
+    let mut careless = running.agent(false);
+    careless.want.readiness = Readiness::None;
+    assert!(careless.plan().standing.ready);
+}
+
+#[test]
+fn halting_asks_first_and_switches_off_when_the_time_is_over() {
+    let mut given = machine().wants(RunStrategy::Halted).domain(DomainRun::Running, 2).agent(true);
+    given.plans(&[Step::Shutdown]);
+    given.seen.history.stop_asked = Some(at(NOW - 59));
+    given.plans(&[]);
+    given.seen.history.stop_asked = Some(at(NOW - 60));
+    given.plans(&[Step::Destroy]);
+    machine().wants(RunStrategy::Halted).domain(SHUT_DOWN, 2).stands(Phase::Stopped, "Halted");
+}
+
+#[test]
+fn the_run_strategy_decides_what_follows_an_end() {
+    let ended = |run, how| machine().wants(run).domain(how, 2).was(Phase::Running).started(NOW - 100);
+    let starts = |given: Given| given.plan().steps.contains(&Step::Start);
+    assert!(starts(ended(RunStrategy::Always, SHUT_DOWN)));
+    assert!(starts(ended(RunStrategy::Always, OFF)));
+    assert!(starts(ended(RunStrategy::RerunOnFailure, OFF)));
+    ended(RunStrategy::RerunOnFailure, SHUT_DOWN).stands(Phase::Stopped, "Finished");
+    ended(RunStrategy::Once, SHUT_DOWN).stands(Phase::Stopped, "Finished");
+    assert_eq!(ended(RunStrategy::Once, OFF).plan().standing.phase, Phase::Failed);
+    assert!(starts(ended(RunStrategy::Once, DomainRun::Off(StopReason::NotStarted)).was(Phase::Scheduled)));
+}
+
+#[test]
+fn what_ended_stays_ended() {
+    for run in [RunStrategy::Once, RunStrategy::RerunOnFailure] {
+        let given = machine().wants(run).domain(SHUT_DOWN, 2).was(Phase::Stopped).placed(Placement::Resting);
+        given.plans(&[]);
+        given.stands(Phase::Stopped, "Finished");
+    }
+}
+
+#[test]
+fn a_machine_that_ends_soon_after_its_start_waits_longer_each_time() {
+    let crashed = machine().domain(OFF, 2).was(Phase::Booting).started(NOW - 5);
+    let first = crashed.plan();
+    assert!(first.steps.is_empty());
+    let failure = first.standing.failure.unwrap();
+    assert_eq!((failure.count, failure.retry_after), (1, at(NOW + 10)));
+    let third = crashed.failed(2, NOW - 100).plan().standing.failure.unwrap();
+    assert_eq!((third.count, third.retry_after), (3, at(NOW + 40)));
+    machine().domain(OFF, 2).failed(1, NOW + 1).stands(Phase::Pending, "BackOff");
+    let steps = machine().domain(OFF, 2).failed(1, NOW).plan().steps;
+    assert!(steps.contains(&Step::Start), "its time has come: {steps:?}");
+}
+
+#[test]
+fn pauses_between_starts_are_bounded() {
+    assert_eq!(pause(0), Duration::ZERO);
+    assert_eq!(pause(1), Duration::from_secs(10));
+    assert_eq!(pause(i32::MAX), Duration::from_secs(300));
+}
+
+#[test]
+fn deletion_removes_all_of_it_and_nothing_else_and_then_lets_go() {
+    let root = format!("{UID}-root.qcow2");
+    let seed = format!("{UID}-seed-old.img");
+    let given =
+        machine().deleted().domain(DomainRun::Running, 2).volumes(&[&root, &seed, "img-a.kernel", "others.img"]);
+    given.plans(&[Step::Destroy, Step::Undefine, Step::DeleteVolume(root), Step::DeleteVolume(seed)]);
+    assert!(!given.plan().release);
+    assert!(machine().deleted().plan().release, "nothing is left");
+    assert!(machine().deleted().placed(Placement::Nowhere).silent_host().plan().release, "it never was anywhere");
+}
+
+fn any_domain() -> impl Strategy<Value = Observed<SurveyedDomain>> {
+    let runs = prop_oneof![
+        Just(DomainRun::Running),
+        Just(DomainRun::Paused),
+        Just(DomainRun::ShuttingDown),
+        Just(OFF),
+        Just(SHUT_DOWN),
+        Just(DomainRun::Off(StopReason::NotStarted)),
+        Just(DomainRun::Off(StopReason::Destroyed)),
+    ];
+    (runs, prop::option::of(1..4_i64), 0..3).prop_map(|(run, epoch, kind)| match kind {
+        0 => Observed::Unknown { why: "no route".into(), since: at(0) },
+        1 => Observed::Absent,
+        _ => Observed::Present(SurveyedDomain {
+            name: "casc".into(),
+            run,
+            tag: epoch.map(tag),
+            memory: Bytes::mebi(256),
+            cpus: 1,
+        }),
+    })
+}
+
+prop_compose! {
+    fn any_given()(
+        deleted: bool,
+        run in prop_oneof![
+            Just(RunStrategy::Always), Just(RunStrategy::Halted), Just(RunStrategy::RerunOnFailure), Just(RunStrategy::Once)
+        ],
+        placement in prop_oneof![Just(Placement::Nowhere), Just(Placement::Resting), Just(Placement::Admitted)],
+        domain in any_domain(),
+        phase in prop_oneof![Just(Phase::Pending), Just(Phase::Booting), Just(Phase::Running), Just(Phase::Stopping), Just(Phase::Stopped)],
+        started in prop::option::of(0..NOW),
+        agent in prop::option::of(any::<bool>()),
+    ) -> Given {
+        let mut given = machine().wants(run).placed(placement).was(phase);
+        given.want.deleted = deleted;
+        if matches!(domain, Observed::Unknown { .. }) {
+            given = given.silent_host();
+        }
+        given.seen.domain = domain;
+        given.seen.history.started = started.map(at);
+        given.seen.agent = agent;
+        given
+    }
+}
+
+proptest! {
+    #[test]
+    fn ignorance_never_acts(given in any_given()) {
+        let plan = given.plan();
+        if matches!(given.seen.domain, Observed::Unknown { .. }) && given.seen.placement != Placement::Nowhere {
+            prop_assert!(plan.steps.is_empty() && !plan.release);
+        }
+    }
+
+    #[test]
+    fn only_an_admitted_machine_starts_and_only_one_that_is_off(given in any_given()) {
+        if given.plan().steps.contains(&Step::Start) {
+            prop_assert_eq!(&given.seen.placement, &Placement::Admitted);
+            let off = given.seen.domain.present().is_none_or(|domain| matches!(domain.run, DomainRun::Off(_)));
+            prop_assert!(off && !given.want.deleted && given.want.run != RunStrategy::Halted);
+        }
+    }
+
+    #[test]
+    fn disks_are_removed_only_with_their_machine(given in any_given()) {
+        let disks = |steps: &[Step]| steps.iter().any(|step| matches!(step, Step::DeleteVolume(name) if !name.contains("-seed-")));
+        prop_assert!(given.want.deleted || !disks(&given.plan().steps));
+    }
+
+    #[test]
+    fn what_is_not_ours_is_never_touched(given in any_given()) {
+        if given.seen.domain.present().is_some_and(|domain| domain.tag.is_none()) {
+            prop_assert!(given.plan().steps.is_empty());
+        }
+    }
+}
