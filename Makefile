@@ -1,0 +1,27 @@
+# Cascina in a box. BOX=name chooses another box than `main`; see docs/box.md.
+export BOX
+.PHONY: up down test check bench deploy clean help
+
+help: ## what there is to make
+	@awk -F':.*## ' '/^[a-z]+:.*##/ {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+up: ## a datacentre on this machine, with two farms in it; run it again to repair
+	box/up
+
+down: ## end it: no process, namespace, bridge or mount stays
+	box/down
+
+test: ## everything: checks, pure tests, and a box of its own
+	box/test
+
+check: ## formatting, lints, scripts, charts, generated files
+	box/check
+
+bench: ## how long a machine takes, beside what libvirt alone takes
+	box/bench
+
+deploy: ## charts and operator into the cluster of your KUBECONFIG
+	box/deploy
+
+clean: down ## also what was built here; the cache in ~/.cache/cascina stays
+	rm -rf .box* target
