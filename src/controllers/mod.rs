@@ -4,6 +4,7 @@
 pub mod cache;
 pub mod context;
 pub mod error;
+pub mod farm;
 pub mod fleet;
 pub mod hypervisor;
 pub mod image;

@@ -99,7 +99,7 @@ where
     let wanted = share.of(&serde_json::to_value(status)?);
     let newest = cache.latest(object);
     let current = serde_json::to_value(newest.as_deref().unwrap_or(object))?;
-    if share.of(current.get("status").unwrap_or(&Value::Null)) == wanted {
+    if is_same(&share.of(current.get("status").unwrap_or(&Value::Null)), &wanted) {
         return Ok(());
     }
     let name = object.name_any();
@@ -120,6 +120,18 @@ where
         Err(error) => return Err(error.into()),
     }
     Ok(())
+}
+
+/// Whether two statuses say the same: the order of conditions, which the API server chooses, says nothing.
+fn is_same(one: &Value, other: &Value) -> bool {
+    let ordered = |status: &Value| {
+        let mut status = status.clone();
+        if let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) {
+            conditions.sort_by_key(|condition| condition.get("type").map(ToString::to_string));
+        }
+        status
+    };
+    ordered(one) == ordered(other)
 }
 
 /// Puts our finalizer on an object; it stays with whatever else stands there.
@@ -189,5 +201,12 @@ mod tests {
         });
         assert_eq!(share.of(&status), json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}));
         assert_eq!(share.of(&Value::Null), json!({}));
+    }
+
+    #[test]
+    fn the_order_of_conditions_says_nothing() {
+        let (one, other) = (json!({"type": "Ready"}), json!({"type": "Deleting"}));
+        assert!(is_same(&json!({"conditions": [one, other]}), &json!({"conditions": [other, one]})));
+        assert!(!is_same(&json!({"conditions": [one]}), &json!({"conditions": [other]})));
     }
 }

@@ -81,17 +81,18 @@ fn offers() -> impl Strategy<Value = Vec<HostOffer>> {
     vec(offer(), 0..5).prop_map(|list| named(list, |index, offer: &mut HostOffer| offer.name = format!("host-{index}")))
 }
 
+prop_compose! {
+    fn budget()(
+        instances in proptest::option::of(0i32..8), cpus in proptest::option::of(0i32..8),
+        memory in proptest::option::of(0u32..16),
+    ) -> Budget {
+        let quota = Quota { instances, cpus, memory: memory.map(Bytes::mebi), storage: None };
+        Budget { farm: farm(0), quota, instances: 0, used: Amount::default() }
+    }
+}
+
 fn budgets() -> impl Strategy<Value = Vec<Budget>> {
-    let limit = || proptest::option::of(0i32..8);
-    vec((limit(), limit(), proptest::option::of(0u32..16)), 3).prop_map(|list| {
-        let budget = |(number, (instances, cpus, memory)): (usize, Limits)| Budget {
-            farm: farm(number as u8),
-            quota: Quota { instances, cpus, memory: memory.map(Bytes::mebi), storage: None },
-            instances: 0,
-            used: Amount::default(),
-        };
-        list.into_iter().enumerate().map(budget).collect()
-    })
+    vec(budget(), 3).prop_map(|list| named(list, |index, budget: &mut Budget| budget.farm = farm(index as u8)))
 }
 
 fn placed<'a>(decisions: &'a [Decision], requests: &'a [Request]) -> impl Iterator<Item = (&'a Request, &'a String)> {

@@ -10,13 +10,13 @@
 
 mod act;
 mod causes;
-mod decide;
+pub mod decide;
 #[cfg(test)]
 mod laws;
 pub mod observe;
 pub mod plan;
 pub mod standing;
-mod status;
+pub mod status;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]

@@ -1,0 +1,137 @@
+//! Who may do what in a farm's namespace: role bindings to roles that the chart ships.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::rbac::v1::{RoleBinding, RoleRef, Subject as RbacSubject};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Resource, ResourceExt};
+use serde_json::json;
+
+use super::observe::{Memory, lock};
+use super::status::MANAGER;
+use crate::api::{FARM_LABEL, Subject, SubjectKind, VirtualFarm};
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::placement::observe::key;
+use crate::controllers::placement::plan::Wait;
+
+/// Bindings are looked at this often even if nothing about the farm changed.
+const INTERVAL: Duration = Duration::from_secs(300);
+
+/// A role binding that a farm wants, or doesn't.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Binding {
+    /// Its name.
+    pub name: String,
+    /// The ClusterRole, which holds in the farm's namespace only.
+    pub role: &'static str,
+    /// Who; nobody: there shall be no such binding.
+    pub subjects: Vec<RbacSubject>,
+}
+
+/// The role bindings of a farm: pure.
+#[must_use]
+pub fn bindings(farm: &VirtualFarm) -> [Binding; 2] {
+    let binding = |role, suffix: &str, subjects: &[Subject]| Binding {
+        name: format!("cascina-{}-{suffix}", farm.name_any()),
+        role,
+        subjects: subjects.iter().map(rbac_subject).collect(),
+    };
+    [
+        binding("cascina-farm-admin", "admins", &farm.spec.admins),
+        binding("cascina-farm-user", "users", &farm.spec.users),
+    ]
+}
+
+fn rbac_subject(subject: &Subject) -> RbacSubject {
+    let (kind, api_group) = match subject.kind {
+        SubjectKind::User => ("User", Some("rbac.authorization.k8s.io".to_owned())),
+        SubjectKind::Group => ("Group", Some("rbac.authorization.k8s.io".to_owned())),
+        SubjectKind::ServiceAccount => ("ServiceAccount", None),
+    };
+    RbacSubject { kind: kind.into(), name: subject.name.clone(), namespace: subject.namespace.clone(), api_group }
+}
+
+/// Makes the role bindings what the farm wants. Tells of those that somebody else made under our names.
+pub async fn ensure(context: &Context, memory: &Memory, farm: &VirtualFarm) -> Result<Option<Wait>, Error> {
+    let wanted = bindings(farm);
+    let mut hasher = DefaultHasher::new();
+    format!("{wanted:?}{:?}", farm.uid()).hash(&mut hasher);
+    let fingerprint = hasher.finish();
+    let known = lock(&memory.bindings).get(&key(farm)).copied();
+    if known.is_some_and(|(known, looked)| known == fingerprint && looked.elapsed() < INTERVAL) {
+        return Ok(None);
+    }
+    let api: Api<RoleBinding> = context.api(&farm.namespace().unwrap_or_default());
+    for binding in &wanted {
+        let existing = api.get_opt(&binding.name).await?;
+        match existing {
+            Some(existing) if !is_ours(&existing, farm) => {
+                let problem = format!("RoleBinding {} is somebody else's: delete or rename it", binding.name);
+                return Ok(Some(Wait::new("RoleBindingTaken", problem)));
+            }
+            Some(existing) if binding.subjects.is_empty() => remove(context, &api, &existing).await?,
+            None if binding.subjects.is_empty() => {}
+            Some(existing) if existing.subjects.as_ref() == Some(&binding.subjects) => {}
+            _ => apply(context, &api, farm, binding).await?,
+        }
+    }
+    lock(&memory.bindings).insert(key(farm), (fingerprint, Instant::now()));
+    Ok(None)
+}
+
+fn is_ours(existing: &RoleBinding, farm: &VirtualFarm) -> bool {
+    existing.owner_references().iter().any(|owner| Some(&owner.uid) == farm.metadata.uid.as_ref())
+}
+
+async fn apply(context: &Context, api: &Api<RoleBinding>, farm: &VirtualFarm, binding: &Binding) -> Result<(), Error> {
+    let role = RoleRef {
+        api_group: "rbac.authorization.k8s.io".into(),
+        kind: "ClusterRole".into(),
+        name: binding.role.into(),
+    };
+    let patch = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": {
+            "name": binding.name,
+            "labels": { FARM_LABEL: farm.name_any() },
+            "ownerReferences": [farm.controller_owner_ref(&())],
+        },
+        "roleRef": role,
+        "subjects": binding.subjects,
+    });
+    context.metrics.write::<RoleBinding>("object");
+    api.patch(&binding.name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(patch)).await?;
+    Ok(())
+}
+
+async fn remove(context: &Context, api: &Api<RoleBinding>, binding: &RoleBinding) -> Result<(), Error> {
+    let exactly = Preconditions { uid: binding.uid(), resource_version: binding.resource_version() };
+    context.metrics.write::<RoleBinding>("object");
+    match api.delete(&binding.name_any(), &DeleteParams::default().preconditions(exactly)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::farm;
+    use super::*;
+
+    #[test]
+    fn people_are_bound_to_the_roles_that_the_chart_ships() {
+        let mut farm = farm();
+        farm.spec.admins = vec![Subject { kind: SubjectKind::User, name: "ada".into(), namespace: None }];
+        farm.spec.users =
+            vec![Subject { kind: SubjectKind::ServiceAccount, name: "robot".into(), namespace: Some("ci".into()) }];
+        let [admins, users] = bindings(&farm);
+        assert_eq!((admins.name.as_str(), admins.role), ("cascina-farm-a-admins", "cascina-farm-admin"));
+        assert_eq!(admins.subjects[0].api_group.as_deref(), Some("rbac.authorization.k8s.io"));
+        assert_eq!((users.name.as_str(), users.role), ("cascina-farm-a-users", "cascina-farm-user"));
+        assert_eq!(users.subjects[0].api_group, None, "a ServiceAccount is of the core group, and read back without");
+    }
+}

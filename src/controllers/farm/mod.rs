@@ -1,0 +1,251 @@
+//! Farms: network, addresses, groups of machines, people.
+//!
+//! The farm's loop is the one writer of addresses in its farm. Networks and addresses stand in the objects themselves;
+//! what has been promised and not yet seen written is remembered for as long as that lasts (`observe::Memory`).
+
+mod access;
+mod act;
+mod addresses;
+mod dry_run;
+mod groups;
+mod network;
+mod observe;
+mod plan;
+mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, BoxStream, select_all};
+use futures::{Stream, StreamExt};
+use jiff::Timestamp;
+use kube::ResourceExt;
+use kube::runtime::controller::Action;
+use kube::runtime::reflector::ObjectRef;
+
+use self::observe::{Memory, View, lock, look, look_only};
+use self::status::{NETWORK_READY, SHARE};
+use super::cache::reference;
+use super::context::Context;
+use super::error::Error;
+use super::placement::observe::{World, key};
+use super::placement::plan::Wait;
+use super::runner;
+use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use crate::api::conditions::{find, is_true};
+use crate::api::{DRY_RUN_ANNOTATION, FINALIZER, VirtualFarm, VirtualFarmStatus, VirtualMachine, is_annotated};
+
+/// A farm is looked at this often even if nothing changes.
+const INTERVAL: Duration = Duration::from_secs(300);
+
+/// A dry run is made anew this often: hosts change all the time.
+const DRY_RUN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Counters in a farm's status are written at most this often.
+const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The pause after an object turned out to be other than it was known to be.
+const SURPRISED: Duration = Duration::from_millis(200);
+
+/// Runs farms until `shutdown`.
+pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+    let memory = Arc::new(Memory::default());
+    let farms = Arc::clone(&context.caches.farms);
+    let triggers = triggers(&context);
+    runner::run(context, &farms, triggers, shutdown, move |farm, context| {
+        let memory = Arc::clone(&memory);
+        async move { reconcile(farm, &context, &memory).await }
+    })
+    .await;
+}
+
+/// What wakes a farm besides itself: its machines, a network that somebody gives back, the site's pool and quota.
+fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>> {
+    let machines = context.caches.machines.changes().map(|machine| farms_of(&machine));
+    let without_network = {
+        let context = Arc::clone(context);
+        context.caches.farms.changes().map(move |_| farms_without_network(&context))
+    };
+    let all = {
+        let context = Arc::clone(context);
+        site_changes(&context).map(move |()| all_farms(&context))
+    };
+    select_all([machines.boxed(), without_network.boxed(), all.boxed()]).flat_map(stream::iter).boxed()
+}
+
+/// The farm that a machine names and the one that made it: the same, unless somebody meddles.
+fn farms_of(machine: &VirtualMachine) -> Vec<ObjectRef<VirtualFarm>> {
+    let namespace = machine.namespace().unwrap_or_default();
+    let owners = machine.owner_references().iter().filter(|owner| owner.kind == "VirtualFarm");
+    let others = owners.map(|owner| owner.name.clone()).filter(|owner| *owner != machine.spec.farm);
+    others.chain([machine.spec.farm.clone()]).map(|name| reference(&namespace, &name)).collect()
+}
+
+fn farms_without_network(context: &Context) -> Vec<ObjectRef<VirtualFarm>> {
+    let refused = |farm: &&Arc<VirtualFarm>| {
+        farm.status.as_ref().is_some_and(|status| {
+            find(&status.conditions, NETWORK_READY).is_some() && !is_true(&status.conditions, NETWORK_READY)
+        })
+    };
+    context.caches.farms.list().iter().filter(refused).map(|farm| ObjectRef::from_obj(&**farm)).collect()
+}
+
+fn all_farms(context: &Context) -> Vec<ObjectRef<VirtualFarm>> {
+    context.caches.farms.list().iter().map(|farm| ObjectRef::from_obj(&**farm)).collect()
+}
+
+fn site_changes(context: &Context) -> impl Stream<Item = ()> + Send + 'static {
+    stream::unfold(context.site.clone(), |mut site| async move {
+        site.changed().await.ok()?;
+        Some(((), site))
+    })
+}
+
+async fn reconcile(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
+    if farm.metadata.deletion_timestamp.is_some() {
+        tear_down(&farm, context, memory).await
+    } else if is_annotated(&*farm, DRY_RUN_ANNOTATION) {
+        rehearse(&farm, context, memory).await
+    } else {
+        work(farm, context, memory).await
+    }
+}
+
+/// The network stands in the farm's status before anything is given out of it.
+async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
+    let farms = &context.caches.farms;
+    add_finalizer(context, farms, &context.api(&farm.namespace().unwrap_or_default()), &farm).await?;
+    let farm = farms.latest(&farm).unwrap_or(farm);
+    let view = look(context, memory, &farm);
+    let network = view.network.as_ref().ok().map(ToString::to_string);
+    if network.is_some() && network != farm.status.as_ref().and_then(|status| status.network.clone()) {
+        tell(context, memory, &view, status::status(&view, &plan::plan(&view), Timestamp::now())).await?;
+    }
+    let access = access::ensure(context, memory, &farm).await;
+    let done = act::carry_out(context, memory, &view, plan::plan(&view)).await;
+
+    let view = look(context, memory, &farms.latest(&farm).unwrap_or(farm));
+    let mut plan = plan::plan(&view);
+    let errors = [done.error.as_ref(), access.as_ref().err()];
+    plan.troubles.extend(errors.into_iter().flatten().map(|error| Wait::new("WriteFailed", error.to_string())));
+    plan.troubles.extend(access.as_ref().ok().cloned().flatten());
+    let pause = tell(context, memory, &view, status::status(&view, &plan, Timestamp::now())).await?;
+    done.tell(context, &act::about(&view.farm)).await;
+    if let Some(error) = done.error.or(access.err()) {
+        return Err(error);
+    }
+    let pause = pause.unwrap_or(INTERVAL);
+    Ok(Action::requeue(if done.surprised { pause.min(SURPRISED) } else { pause }))
+}
+
+async fn rehearse(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
+    let view = look_only(context, memory, farm);
+    let planned = dry_run::rehearse(&view, World::look(context));
+    let status = status::dry_run_status(&view, planned, Timestamp::now());
+    write_status(context, memory, farm, &status).await?;
+    Ok(Action::requeue(DRY_RUN_INTERVAL))
+}
+
+async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
+    if !farm.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        memory.forget(&key(&**farm));
+        return Ok(Action::await_change());
+    }
+    let view = look_only(context, memory, farm);
+    let done = act::carry_out(context, memory, &view, plan::plan(&view)).await;
+    done.tell(context, &act::about(farm)).await;
+    if let Some(error) = done.error {
+        return Err(error);
+    }
+    let view = look_only(context, memory, farm);
+    let ours = |machine: &Arc<VirtualMachine>| groups::is_made_by(machine, farm);
+    let name = farm.name_any();
+    let present: Vec<_> =
+        view.machines.iter().filter(|machine| machine.spec.farm == name || ours(machine)).cloned().collect();
+    if present.is_empty() {
+        let api = context.api(&farm.namespace().unwrap_or_default());
+        remove_finalizer(context, &context.caches.farms, &api, farm).await?;
+        memory.forget(&key(&**farm));
+        return Ok(Action::await_change());
+    }
+    let pause = tell(context, memory, &view, status::deleting_status(&view, &present, Timestamp::now())).await?;
+    Ok(Action::requeue(pause.unwrap_or(INTERVAL)))
+}
+
+/// Writes a status and tells what is new in it. While only counters move, at most once a second: returns how long to
+/// wait then.
+async fn tell(
+    context: &Context,
+    memory: &Memory,
+    view: &View,
+    status: VirtualFarmStatus,
+) -> Result<Option<Duration>, Error> {
+    let before = view.farm.status.clone().unwrap_or_default();
+    let last = lock(&memory.told).get(&key(&*view.farm)).copied();
+    let left = last.and_then(|last| COUNTERS_INTERVAL.checked_sub(last.elapsed()));
+    if let Some(left) = left.filter(|left| !left.is_zero())
+        && status != before
+        && !status::is_urgent(&before, &status)
+    {
+        return Ok(Some(left));
+    }
+    write_status(context, memory, &view.farm, &status).await?;
+    tell_of_network(context, &view.farm, &before, &status).await;
+    Ok(None)
+}
+
+async fn write_status(
+    context: &Context,
+    memory: &Memory,
+    farm: &VirtualFarm,
+    status: &VirtualFarmStatus,
+) -> Result<(), Error> {
+    if farm.status.as_ref() == Some(status) {
+        return Ok(());
+    }
+    let api = context.api(&farm.namespace().unwrap_or_default());
+    apply_status(context, &context.caches.farms, &api, farm, &SHARE, status).await?;
+    lock(&memory.told).insert(key(farm), Instant::now());
+    Ok(())
+}
+
+/// Events about the network and about troubles, each when its reason is new.
+async fn tell_of_network(context: &Context, farm: &VirtualFarm, before: &VirtualFarmStatus, after: &VirtualFarmStatus) {
+    for news in news(before, after) {
+        if news.reason == "NetworkAssigned" {
+            context.events.normal(act::about(farm), news.reason, "AssigningNetwork", news.message).await;
+        } else {
+            context.events.warning(act::about(farm), news.reason, "Reconciling", news.message).await;
+        }
+    }
+}
+
+/// Reasons of `Ready` that are worth a warning.
+const TROUBLES: [&str; 9] = [
+    "AddressConflict",
+    "AddressesExhausted",
+    "InvalidNetwork",
+    "MachinesPresent",
+    "NameTaken",
+    "NetworkOverlaps",
+    "OutsidePool",
+    "PoolExhausted",
+    "RoleBindingTaken",
+];
+
+fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<Wait> {
+    let mut news = Vec::new();
+    if let Some(network) = after.network.as_ref().filter(|network| before.network.as_ref() != Some(*network)) {
+        news.push(Wait::new("NetworkAssigned", format!("the farm's network is {network}")));
+    }
+    let reason = |status: &VirtualFarmStatus| find(&status.conditions, "Ready").map(|ready| ready.reason.clone());
+    if let Some(ready) = find(&after.conditions, "Ready").filter(|_| reason(before) != reason(after)) {
+        let trouble = TROUBLES.into_iter().find(|trouble| *trouble == ready.reason);
+        news.extend(trouble.map(|trouble| Wait::new(trouble, ready.message.clone())));
+    }
+    news
+}

@@ -1,0 +1,141 @@
+//! What a farm knows of itself, and what the controller has promised but not yet seen written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use kube::ResourceExt;
+
+use super::addresses::Promises;
+use super::network::{Claim, Verdict, choose};
+use crate::api::{VirtualFarm, VirtualMachine};
+use crate::controllers::cache::Key;
+use crate::controllers::context::Context;
+use crate::controllers::placement::observe::{key, quota_of};
+use crate::controllers::placement::plan::{Amount, Budget};
+use crate::controllers::placement::standing::{held, holds_reservation};
+use crate::network::FarmNetwork;
+
+/// What a farm knows of itself, at one moment.
+pub struct View {
+    /// The farm.
+    pub farm: Arc<VirtualFarm>,
+    /// Every machine in its namespace.
+    pub machines: Vec<Arc<VirtualMachine>>,
+    /// Its network, or why it has none.
+    pub network: Verdict,
+    /// Addresses promised to its machines.
+    pub promised: Promises,
+    /// Its quota and what of it is used.
+    pub budget: Budget,
+}
+
+/// What the controller remembers between reconciles. All of it can be found anew; it covers the time in which a write
+/// has been sent and its outcome isn't known.
+#[derive(Default)]
+pub struct Memory {
+    /// Networks promised to farms, with the uid of the farm. Held while a network is chosen, so that farms are asked
+    /// one after another.
+    networks: Mutex<HashMap<Key, (String, FarmNetwork)>>,
+    addresses: Mutex<HashMap<Key, Promises>>,
+    /// What the role bindings of each farm were last made from, and when.
+    pub bindings: Mutex<HashMap<Key, (u64, Instant)>>,
+    /// When the status of each farm was last written.
+    pub told: Mutex<HashMap<Key, Instant>>,
+}
+
+/// Looks at a farm; its network, if it needs one, is promised to it from here on.
+pub fn look(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>) -> View {
+    look_with(context, memory, farm, true)
+}
+
+/// Looks at a farm and promises nothing: for a dry run.
+pub fn look_only(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>) -> View {
+    look_with(context, memory, farm, false)
+}
+
+fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promising: bool) -> View {
+    let farm_key = key(&**farm);
+    let all = context.caches.machines.list();
+    let machines: Vec<_> = all.into_iter().filter(|machine| machine.namespace() == farm.namespace()).collect();
+    View {
+        network: memory.network(context, farm, promising),
+        promised: memory.promises(&farm_key, &machines),
+        budget: budget(context, farm, &machines),
+        farm: Arc::clone(farm),
+        machines,
+    }
+}
+
+fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>]) -> Budget {
+    let mut budget = Budget {
+        farm: key(farm),
+        quota: quota_of(farm, context.site().default_quota),
+        instances: 0,
+        used: Amount::default(),
+    };
+    for machine in machines.iter().filter(|machine| machine.spec.farm == farm.name_any()) {
+        budget.instances += i64::from(holds_reservation(machine));
+        budget.used += held(machine);
+    }
+    budget
+}
+
+impl Memory {
+    fn network(&self, context: &Context, farm: &VirtualFarm, promising: bool) -> Verdict {
+        let mut promised = lock(&self.networks);
+        // Read while the lock is held: what others were given before is in here or in the promises.
+        let farms = context.caches.farms.list();
+        promised.retain(|_, (uid, _)| {
+            let promised_to = farms.iter().find(|farm| farm.uid().as_ref() == Some(uid));
+            promised_to.is_some_and(|farm| Claim::of(farm).held.is_none())
+        });
+        let own_key = key(farm);
+        let promise = |key: &Key| promised.get(key).map(|(_, network)| *network);
+        let mut own = Claim::of(farm);
+        own.held = own.held.or_else(|| promise(&own_key));
+        let others = farms.iter().filter(|other| other.uid() != farm.uid()).map(|other| {
+            let claim = Claim::of_other(other);
+            Claim { held: claim.held.or_else(|| promise(&claim.farm)), ..claim }
+        });
+        let others: Vec<_> = others.collect();
+        let verdict = choose(&own, &others, context.site().farm_networks);
+        if let (true, Ok(network), Some(uid)) = (promising, &verdict, farm.uid()) {
+            promised.insert(own_key, (uid, *network));
+        }
+        verdict
+    }
+
+    /// The promises to machines that are there and don't show an address yet.
+    fn promises(&self, farm: &Key, machines: &[Arc<VirtualMachine>]) -> Promises {
+        let bare = |uid: &String| {
+            let address = |machine: &VirtualMachine| machine.status.as_ref().and_then(|status| status.address.clone());
+            machines.iter().any(|machine| machine.uid().as_ref() == Some(uid) && address(machine).is_none())
+        };
+        let mut all = lock(&self.addresses);
+        let Some(promises) = all.get_mut(farm) else { return BTreeMap::new() };
+        promises.retain(|uid, _| bare(uid));
+        promises.clone()
+    }
+
+    /// Promises an address to a machine before it is written.
+    pub fn promise(&self, farm: &Key, machine: &VirtualMachine, address: Ipv4Addr) {
+        if let Some(uid) = machine.uid() {
+            lock(&self.addresses).entry(farm.clone()).or_default().insert(uid, address);
+        }
+    }
+
+    /// Forgets a farm that is gone.
+    pub fn forget(&self, farm: &Key) {
+        lock(&self.networks).remove(farm);
+        lock(&self.addresses).remove(farm);
+        lock(&self.bindings).remove(farm);
+        lock(&self.told).remove(farm);
+    }
+}
+
+/// Nothing that is kept under these locks is left half-changed by a panic.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,133 @@
+//! What a farm does next: pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::addresses::{Addresses, give};
+use super::groups::{GroupPlan, is_made_by, plan_group, seat};
+use super::observe::View;
+use crate::api::{MachineGroup, VirtualMachine};
+use crate::controllers::placement::plan::Wait;
+
+/// One call to the API server; each may fail, or be repeated, without harm to the others.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Step {
+    /// A machine gets its address.
+    GiveAddress(Arc<VirtualMachine>, Ipv4Addr),
+    /// A machine of a group is made.
+    Create(Box<VirtualMachine>),
+    /// A machine of a group is changed in place.
+    Update(Box<VirtualMachine>),
+    /// A machine of a group is deleted.
+    Delete(Arc<VirtualMachine>),
+}
+
+/// What a farm does next, and what is to be told about it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Plan {
+    /// In this order.
+    pub steps: Vec<Step>,
+    /// What a person has to look at.
+    pub troubles: Vec<Wait>,
+    /// Machines made from an older template that stay for now.
+    pub outdated: Vec<String>,
+    /// Addresses in use.
+    pub addresses_used: usize,
+}
+
+/// Everything that a farm with a network does next. Without a network nothing is made.
+#[must_use]
+pub fn plan(view: &View) -> Plan {
+    if view.farm.metadata.deletion_timestamp.is_some() {
+        return tear_down(view);
+    }
+    let mut plan = Plan::default();
+    let Ok(network) = &view.network else { return plan };
+    let addresses = give(*network, &view.own_machines(), &view.promised);
+    plan.addresses_used = addresses.used;
+    plan.steps
+        .extend(addresses.gifts.iter().map(|(machine, address)| Step::GiveAddress(Arc::clone(machine), *address)));
+    let mut taken = Vec::new();
+    for group in plan_groups(view) {
+        plan.steps.extend(group.remove.into_iter().chain(group.replace).map(Step::Delete));
+        plan.steps.extend(group.update.into_iter().map(|machine| Step::Update(Box::new(machine))));
+        plan.steps.extend(group.create.into_iter().map(|machine| Step::Create(Box::new(machine))));
+        plan.outdated.extend(group.outdated);
+        taken.extend(group.taken);
+    }
+    plan.troubles = troubles(&addresses, &taken);
+    plan
+}
+
+/// What happens to the machines of every group, and of groups that aren't wanted any more.
+pub fn plan_groups(view: &View) -> Vec<GroupPlan> {
+    let mut members = view.members();
+    let names: BTreeSet<_> = view.machines.iter().map(|machine| machine.name_any()).collect();
+    let group_plan = |group: &MachineGroup| {
+        plan_group(&view.farm, group, &members.remove(group.name.as_str()).unwrap_or_default(), &names)
+    };
+    let mut plans: Vec<_> = view.farm.spec.groups.iter().map(group_plan).collect();
+    let unwanted = members.into_values().flat_map(BTreeMap::into_values);
+    let remove = unwanted.filter(|machine| machine.metadata.deletion_timestamp.is_none()).collect();
+    plans.push(GroupPlan { remove, ..GroupPlan::default() });
+    plans
+}
+
+/// The machines that the farm made go; it stays until every machine that has an address of it is gone.
+fn tear_down(view: &View) -> Plan {
+    let stays = |machine: &&Arc<VirtualMachine>| machine.metadata.deletion_timestamp.is_none();
+    let made = view.machines.iter().filter(|machine| is_made_by(machine, &view.farm));
+    Plan { steps: made.filter(stays).cloned().map(Step::Delete).collect(), ..Plan::default() }
+}
+
+fn troubles(addresses: &Addresses, taken: &[String]) -> Vec<Wait> {
+    let mut troubles = Vec::new();
+    if !addresses.conflicts.is_empty() {
+        troubles.push(Wait::new("AddressConflict", some_of(&addresses.conflicts, "; ")));
+    }
+    if !taken.is_empty() {
+        let names = some_of(taken, ", ");
+        let problem = format!("somebody else's machines have the names {names}: delete them or rename the group");
+        troubles.push(Wait::new("NameTaken", problem));
+    }
+    if !addresses.without.is_empty() {
+        let problem = format!("no address is left for {}", some_of(&addresses.without, ", "));
+        troubles.push(Wait::new("AddressesExhausted", problem));
+    }
+    troubles
+}
+
+/// The first few of a list, for a message.
+#[must_use]
+pub fn some_of(list: &[String], between: &str) -> String {
+    const SHOWN: usize = 5;
+    let shown = list.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(between);
+    match list.len().checked_sub(SHOWN) {
+        None | Some(0) => shown,
+        Some(more) => format!("{shown}{between}and {more} more"),
+    }
+}
+
+impl View {
+    /// The machines that belong to the farm, whoever made them.
+    #[must_use]
+    pub fn own_machines(&self) -> Vec<Arc<VirtualMachine>> {
+        let name = self.farm.name_any();
+        self.machines.iter().filter(|machine| machine.spec.farm == name).cloned().collect()
+    }
+
+    /// The machines that the farm made, by group and index.
+    fn members(&self) -> BTreeMap<String, BTreeMap<i32, Arc<VirtualMachine>>> {
+        let farm = self.farm.name_any();
+        let mut members: BTreeMap<String, BTreeMap<i32, Arc<VirtualMachine>>> = BTreeMap::new();
+        for machine in self.machines.iter().filter(|machine| is_made_by(machine, &self.farm)) {
+            if let Some((group, index)) = seat(&farm, &machine.name_any()) {
+                members.entry(group.to_owned()).or_default().insert(index, Arc::clone(machine));
+            }
+        }
+        members
+    }
+}
