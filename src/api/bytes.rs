@@ -148,8 +148,10 @@ impl JsonSchema for Bytes {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
+            // A string must match the pattern, a number the minimum.
             "pattern": PATTERN,
             "maxLength": 32,
+            "minimum": 0,
         })
     }
 }

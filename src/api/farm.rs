@@ -19,6 +19,7 @@ use super::{Bytes, HypervisorClass, Readiness, RunStrategy, UserData};
     status = "VirtualFarmStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name: at most 40 characters, machines are named after it"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9-]*$')").message("metadata.name: only lower-case letters, digits and dashes, machines are named after it"),
     printcolumn(name = "NETWORK", type_ = "string", json_path = ".status.network"),
     printcolumn(name = "PUBLIC-IP", type_ = "string", json_path = ".status.publicIP"),
     printcolumn(name = "MACHINES", type_ = "string", json_path = ".status.machines"),

@@ -158,7 +158,11 @@ pub struct Capacity {
 }
 
 /// Ratios of what may be promised to what is there.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq)]
+#[derive(Serialize, Deserialize, KubeSchema, Clone, Copy, Debug, PartialEq)]
+#[x_kube(
+    // The API server compares whole numbers with a whole minimum: to it 0 is not below 0.1.
+    validation = Rule::new("self.cpu > 0.0 && self.memory > 0.0").message("overcommit: ratios must be above 0")
+)]
 pub struct Overcommit {
     /// Virtual CPUs per CPU.
     #[serde(default = "one")]

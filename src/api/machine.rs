@@ -21,6 +21,7 @@ use super::{Bytes, DiskFormat, HypervisorClass};
     status = "VirtualMachineStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: at most 63 characters, it becomes the host name"),
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9-]*$')").message("metadata.name: only lower-case letters, digits and dashes, it becomes the host name"),
     printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "HYPERVISOR", type_ = "string", json_path = ".status.hypervisor"),
     printcolumn(name = "ADDRESS", type_ = "string", json_path = ".status.address"),
@@ -90,6 +91,7 @@ pub struct UserData {
     /// The text itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 16384))]
+    #[x_kube(validation = Rule::new("bytes(self).size() <= 16384").message("userData.inline: at most 16 KiB of UTF-8; let the guest fetch what is larger"))]
     pub inline: Option<String>,
     /// A key of a Secret in the same namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
