@@ -33,7 +33,7 @@ use super::{Bytes, HypervisorClass, Readiness, RunStrategy, UserData};
     validation = Rule::new("!has(self.router)").message("spec.router: routers are not available in this version; leave it out"),
     validation = Rule::new("!has(self.elasticIP)").message("spec.elasticIP: needs a router, which is not available in this version; leave it out"),
     validation = Rule::new("!has(self.publicIP)").message("spec.publicIP: needs a router, which is not available in this version; leave it out"),
-    validation = Rule::new("has(self.network) == has(oldSelf.network) && (!has(self.network) || has(self.network.cidr) == has(oldSelf.network.cidr))")
+    validation = Rule::new("(has(self.network) && has(self.network.cidr)) == (has(oldSelf.network) && has(oldSelf.network.cidr))")
         .message("spec.network.cidr: can't be added or removed later, machines have addresses in it; make a new farm")
 )]
 pub struct VirtualFarmSpec {

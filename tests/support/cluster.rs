@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axum::http::Request;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use kube::api::{DeleteParams, DynamicObject, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::GroupVersionKind;
@@ -77,15 +77,25 @@ impl Cluster {
 
     /// Makes sure that a namespace is there.
     pub async fn namespace(&self, name: &str) {
+        self.namespace_with(name, json!({})).await;
+    }
+
+    /// The same, with labels.
+    pub async fn namespace_with(&self, name: &str, labels: Value) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
-        let namespace = serde_json::from_value(json!({"metadata": {"name": name}})).unwrap();
+        let namespace = serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap();
+        eventually("an earlier namespace to go", async || {
+            let before = namespaces.get_opt(name).await.unwrap();
+            before.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none())
+        })
+        .await;
         match namespaces.create(&PostParams::default(), &namespace).await {
             Ok(_) => {}
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => panic!("namespace {name}: {error}"),
         }
         // Objects can be made in it once it has its service account.
-        let accounts: Api<k8s_openapi::api::core::v1::ServiceAccount> = Api::namespaced(self.client.clone(), name);
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client.clone(), name);
         eventually("the namespace's service account", async || accounts.get("default").await.is_ok()).await;
     }
 

@@ -1,0 +1,399 @@
+//! The charts on a real API server: installed, upgraded and uninstalled; and who may do what under their roles.
+//!
+//! Both charts are installed as copies under other names (and the definitions under another group), so that an installation
+//! that is in use isn't touched.
+
+#[path = "support/cluster.rs"]
+mod support;
+
+use std::path::Path;
+
+use k8s_openapi::api::authorization::v1::SubjectAccessReview;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use support::{Cluster, cluster, documents, dynamic, eventually, file};
+
+const NAME: &str = "chart-test";
+const TENANT: &str = "chart-tenant";
+const GROUP: &str = "chart-test.example.org";
+const SHORT_NAMES: [&str; 6] = ["hv", "img", "fl", "vfarm", "cvm", "vr"];
+
+/// A copy of a chart, links followed, with words of its text files replaced.
+fn copied(chart: &str, to: &Path, words: &[(&str, &str)]) -> String {
+    fn copy(from: &Path, to: &Path, words: &[(&str, &str)]) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            let target = to.join(path.file_name().unwrap());
+            if path.is_dir() {
+                copy(&path, &target, words);
+            } else {
+                let mut text = std::fs::read_to_string(&path).unwrap();
+                for (old, new) in words {
+                    text = text.replace(old, new);
+                }
+                std::fs::write(target, text).unwrap();
+            }
+        }
+    }
+    let target = to.join(Path::new(chart).file_name().unwrap());
+    copy(&file(chart), &target, words);
+    target.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn uninstalling_keeps_definitions_and_objects() {
+    let Some(cluster) = cluster().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let mut words = vec![("cascina.dev".to_owned(), GROUP.to_owned()), ("    - cascina\n".to_owned(), String::new())];
+    // Short names are the cluster's: those of the real kinds stay theirs.
+    words.extend(SHORT_NAMES.map(|name| (format!("    - {name}\n"), format!("    - chart-{name}\n"))));
+    let words: Vec<_> = words.iter().map(|(old, new)| (old.as_str(), new.as_str())).collect();
+    let chart = copied("charts/cascina-crds", directory.path(), &words);
+    let namespace = "chart-crds";
+    cluster.namespace(namespace).await;
+    let install = ["upgrade", "--install", "chart-test-crds", &chart, "-n", namespace, "--wait", "--timeout", "60s"];
+    cluster.must("helm", &install);
+
+    let flavours = dynamic(&cluster.client, &format!("{GROUP}/v1alpha1"), "Flavour", "");
+    let flavour = json!({
+        "apiVersion": format!("{GROUP}/v1alpha1"), "kind": "Flavour",
+        "metadata": {"name": "chart-kept"}, "spec": {"cpus": 1, "memory": "1Gi"},
+    });
+    let apply = PatchParams::apply("chart-test");
+    eventually("the new kind", async || flavours.patch("chart-kept", &apply, &Patch::Apply(&flavour)).await.is_ok())
+        .await;
+
+    // An upgrade changes definitions, which Helm's own crds/ directory never would.
+    let path = Path::new(&chart).join("files/flavours.yaml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("maximum: 512.0", "maximum: 1024.0")).unwrap();
+    cluster.must("helm", &install);
+    let large = json!({"spec": {"cpus": 1000}});
+    eventually("the changed schema", async || {
+        flavours.patch("chart-kept", &PatchParams::default(), &Patch::Merge(&large)).await.is_ok()
+    })
+    .await;
+
+    let said = cluster.must("helm", &["uninstall", "chart-test-crds", "-n", namespace]);
+    assert!(said.contains("flavours.chart-test.example.org"), "Helm doesn't say what it keeps: {said}");
+    assert_eq!(flavours.get("chart-kept").await.unwrap().data["spec"]["cpus"], 1000);
+
+    // And the next installation takes them over again.
+    cluster.must("helm", &install);
+    cluster.must("helm", &["uninstall", "chart-test-crds", "-n", namespace]);
+
+    for definition in documents(&cluster.stdout("helm", &["template", "x", &chart])) {
+        let name = definition["metadata"]["name"].as_str().unwrap();
+        cluster.must("kubectl", &["delete", "crd", name, "--wait=false"]);
+    }
+    cluster.forget_namespace(namespace).await;
+}
+
+/// Installs a copy of the operator's chart, with nobody running, and a tenant's namespace.
+async fn installed(cluster: &Cluster, directory: &Path) -> String {
+    let chart =
+        copied("charts/cascina", directory, &[("cascina\n{{- end }}", "chart-test\n{{- end }}"), ("m1.", "chart-m1.")]);
+    cluster.namespace(NAME).await;
+    cluster.namespace(TENANT).await;
+    cluster
+        .must("helm", &["upgrade", "--install", NAME, &chart, "-n", NAME, "--set", "replicas=0", "--take-ownership"]);
+    chart
+}
+
+async fn uninstalled(cluster: &Cluster) {
+    cluster.must("helm", &["uninstall", NAME, "-n", NAME]);
+    for flavour in ["chart-m1.tiny", "chart-m1.small", "chart-m1.medium", "chart-m1.large"] {
+        let _ = cluster.kind("Flavour", "").delete(flavour, &DeleteParams::default()).await;
+    }
+    cluster.forget_namespace(TENANT).await;
+    cluster.forget_namespace(NAME).await;
+}
+
+/// One installation serves the checks below, one after the other.
+#[tokio::test]
+async fn the_operator_and_the_tenants_may_do_what_they_must_and_no_more() {
+    let Some(cluster) = cluster().await else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let chart = installed(&cluster, directory.path()).await;
+
+    the_operator_has_its_rights_and_no_others(&cluster).await;
+    user_data_references_are_opt_in(&cluster, &chart).await;
+    the_operator_binds_two_roles_and_no_other(&cluster).await;
+    a_farm_admin_changes_machines_but_not_the_quota(&cluster).await;
+    a_farm_user_only_looks(&cluster).await;
+    everybody_reads_the_catalogue(&cluster).await;
+    changed_settings_arrive_and_flavours_stay(&cluster, &chart).await;
+
+    uninstalled(&cluster).await;
+}
+
+/// Asks the API server whether somebody may do something.
+async fn may(cluster: &Cluster, user: &str, groups: &[&str], verb: &str, what: &str, namespace: &str) -> bool {
+    // GROUP/RESOURCE[/SUBRESOURCE][:NAME]
+    let (what, name) = what.split_once(':').unwrap_or((what, ""));
+    let mut parts = what.split('/');
+    let (group, resource, subresource) = (parts.next().unwrap(), parts.next().unwrap(), parts.next().unwrap_or(""));
+    let review = json!({
+        "spec": {
+            "user": user, "groups": groups,
+            "resourceAttributes": {
+                "group": group, "resource": resource, "subresource": subresource,
+                "verb": verb, "namespace": namespace, "name": name,
+            },
+        },
+    });
+    let review: SubjectAccessReview = serde_json::from_value(json_with(review, "metadata", json!({}))).unwrap();
+    let reviews: Api<SubjectAccessReview> = Api::all(cluster.client.clone());
+    reviews.create(&PostParams::default(), &review).await.unwrap().status.unwrap().allowed
+}
+
+fn json_with(mut object: Value, field: &str, value: Value) -> Value {
+    object[field] = value;
+    object
+}
+
+fn operator() -> (String, [&'static str; 3]) {
+    (
+        format!("system:serviceaccount:{NAME}:{NAME}"),
+        ["system:serviceaccounts", "system:serviceaccounts:chart-test", "system:authenticated"],
+    )
+}
+
+const EVERY_VERB: [&str; 8] = ["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
+
+/// What the operator may do with a resource in a namespace: these verbs and none else.
+async fn verbs(cluster: &Cluster, what: &str, namespace: &str) -> String {
+    let (user, groups) = operator();
+    let mut allowed = Vec::new();
+    for verb in EVERY_VERB.into_iter().chain(["bind", "escalate", "impersonate"]) {
+        if may(cluster, &user, &groups, verb, what, namespace).await {
+            allowed.push(verb);
+        }
+    }
+    allowed.join(" ")
+}
+
+async fn the_operator_has_its_rights_and_no_others(cluster: &Cluster) {
+    for (what, namespace, expected) in [
+        ("cascina.dev/hypervisors", "", "get list watch patch"),
+        ("cascina.dev/hypervisors/status", "", "patch"),
+        ("cascina.dev/images", "", "get list watch patch"),
+        ("cascina.dev/images/status", "", "patch"),
+        ("cascina.dev/flavours", "", "get list watch"),
+        ("cascina.dev/virtualfarms", TENANT, "get list watch patch"),
+        ("cascina.dev/virtualfarms/status", TENANT, "patch"),
+        ("cascina.dev/virtualmachines", TENANT, "get list watch create patch delete"),
+        ("cascina.dev/virtualmachines/status", TENANT, "patch"),
+        ("cascina.dev/vrouters", TENANT, ""),
+        ("rbac.authorization.k8s.io/rolebindings", TENANT, "get create patch delete"),
+        ("rbac.authorization.k8s.io/roles", TENANT, ""),
+        ("rbac.authorization.k8s.io/clusterroles", "", ""),
+        ("rbac.authorization.k8s.io/clusterroles:chart-test-farm-admin", "", "bind"),
+        ("rbac.authorization.k8s.io/clusterroles:chart-test-farm-user", "", "bind"),
+        ("rbac.authorization.k8s.io/clusterroles:cluster-admin", "", ""),
+        ("rbac.authorization.k8s.io/clusterroles:chart-test-operator", "", ""),
+        ("rbac.authorization.k8s.io/clusterrolebindings", "", ""),
+        ("events.k8s.io/events", TENANT, "create patch"),
+        ("/events", TENANT, ""),
+        ("/namespaces:kube-system", "kube-system", "get"),
+        ("/namespaces", "", ""),
+        ("/namespaces:default", "default", ""),
+        ("/secrets", NAME, "get"),
+        ("/secrets", TENANT, ""),
+        ("/secrets", "kube-system", ""),
+        ("/configmaps", NAME, ""),
+        ("/configmaps", TENANT, ""),
+        ("/serviceaccounts", NAME, ""),
+        ("/serviceaccounts/token", NAME, ""),
+        ("/users", "", ""),
+        ("/pods", NAME, ""),
+        ("/pods", TENANT, ""),
+        ("/pods/exec", TENANT, ""),
+        ("/nodes", "", ""),
+        ("/persistentvolumes", "", ""),
+        ("apps/deployments", NAME, ""),
+        ("coordination.k8s.io/leases", NAME, "create"),
+        ("coordination.k8s.io/leases:cascina-operator", NAME, "get create patch"),
+        ("coordination.k8s.io/leases:another", NAME, "create"),
+        ("coordination.k8s.io/leases", "kube-system", ""),
+        ("apiextensions.k8s.io/customresourcedefinitions", "", ""),
+        ("admissionregistration.k8s.io/validatingadmissionpolicies", "", ""),
+        ("certificates.k8s.io/certificatesigningrequests", "", ""),
+    ] {
+        assert_eq!(verbs(cluster, what, namespace).await, expected, "{what} in {namespace:?}");
+    }
+}
+
+async fn user_data_references_are_opt_in(cluster: &Cluster, chart: &str) {
+    let set = |value: &str| {
+        let value = format!("userDataRefs.enabled={value}");
+        cluster.must("helm", &["upgrade", NAME, chart, "-n", NAME, "--set", "replicas=0", "--set", &value]);
+    };
+    set("true");
+    eventually("the right to arrive", async || verbs(cluster, "/secrets", TENANT).await == "get").await;
+    assert_eq!(verbs(cluster, "/configmaps", TENANT).await, "get");
+    set("false");
+    eventually("the right to go", async || verbs(cluster, "/secrets", TENANT).await.is_empty()).await;
+}
+
+fn binding(name: &str, role: &str, user: &str) -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "RoleBinding",
+        "metadata": {"name": name, "namespace": TENANT},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": user}],
+    })
+}
+
+async fn the_operator_binds_two_roles_and_no_other(cluster: &Cluster) {
+    let (user, groups) = operator();
+    let bindings = dynamic(&cluster.as_user(&user, &groups), "rbac.authorization.k8s.io/v1", "RoleBinding", TENANT);
+    let apply = PatchParams::apply("chart-test").force();
+    for (name, role, user) in
+        [("admins", "chart-test-farm-admin", "chart-anna"), ("users", "chart-test-farm-user", "chart-bruno")]
+    {
+        bindings.patch(name, &apply, &Patch::Apply(binding(name, role, user))).await.unwrap();
+    }
+    // (Its own role it could hand out: that is no more than it has.)
+    for role in ["cluster-admin", "admin", "edit", "view"] {
+        let answer = bindings.patch("escape", &apply, &Patch::Apply(binding("escape", role, "chart-anna"))).await;
+        let said = answer.expect_err(role).to_string();
+        assert!(said.contains("attempting to grant") || said.contains("forbidden"), "{role}: {said}");
+    }
+    // Nor does it come into a binding that somebody else made.
+    let theirs = dynamic(&cluster.client, "rbac.authorization.k8s.io/v1", "RoleBinding", TENANT);
+    theirs.patch("theirs", &apply, &Patch::Apply(binding("theirs", "admin", "chart-owner"))).await.unwrap();
+    let answer = bindings.patch("theirs", &apply, &Patch::Apply(binding("theirs", "admin", "chart-anna"))).await;
+    assert!(answer.is_err(), "the operator put somebody into a binding of the role admin");
+}
+
+fn farm() -> Value {
+    json!({
+        "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualFarm",
+        "metadata": {"name": "chart-farm", "annotations": {"cascina.dev/paused": "true"}},
+        "spec": {
+            "quota": {"instances": 2},
+            "groups": [{"name": "node", "flavour": "nano", "image": "appliance"}],
+        },
+    })
+}
+
+fn machine(name: &str) -> Value {
+    json!({
+        "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualMachine",
+        "metadata": {"name": name, "annotations": {"cascina.dev/paused": "true"}},
+        "spec": {"farm": "chart-farm", "flavour": "nano", "image": "appliance"},
+    })
+}
+
+fn kind(client: &Client, kind: &str) -> Api<kube::api::DynamicObject> {
+    dynamic(client, "cascina.dev/v1alpha1", kind, TENANT)
+}
+
+async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
+    let farms = kind(&cluster.client, "VirtualFarm");
+    farms.patch("chart-farm", &PatchParams::apply("chart-test").force(), &Patch::Apply(farm())).await.unwrap();
+    let anna = cluster.as_user("chart-anna", &["system:authenticated"]);
+    let farms = kind(&anna, "VirtualFarm");
+
+    let scale = json!({"spec": {"groups": [{"name": "node", "flavour": "nano", "image": "appliance", "replicas": 2}]}});
+    eventually("the binding", async || {
+        farms.patch("chart-farm", &PatchParams::default(), &Patch::Merge(&scale)).await.is_ok()
+    })
+    .await;
+    for change in [
+        json!({"spec": {"quota": {"instances": 200}}}),
+        json!({"spec": {"quota": null}}),
+        json!({"spec": {"network": {"domain": "bank.example"}}}),
+    ] {
+        // The policy becomes active shortly after it was installed.
+        let mut said = String::new();
+        eventually("the policy", async || {
+            let dry_run = PatchParams { dry_run: true, ..PatchParams::default() };
+            match farms.patch("chart-farm", &dry_run, &Patch::Merge(&change)).await {
+                Ok(_) => false,
+                Err(error) => {
+                    said = error.to_string();
+                    true
+                }
+            }
+        })
+        .await;
+        assert!(said.contains("needs the verb govern on virtualfarms"), "{change}: {said}");
+    }
+    let more = json!({"spec": {"quota": {"instances": 4}}});
+    let site = kind(&cluster.client, "VirtualFarm");
+    site.patch("chart-farm", &PatchParams::default(), &Patch::Merge(&more)).await.expect("the site may");
+
+    let machines = kind(&anna, "VirtualMachine");
+    machines.create(&PostParams::default(), &serde_json::from_value(machine("chart-one")).unwrap()).await.unwrap();
+    let halt = json!({"spec": {"runStrategy": "Halted"}});
+    machines.patch("chart-one", &PatchParams::default(), &Patch::Merge(&halt)).await.unwrap();
+    let forged = json!({"status": {"address": "172.16.0.9"}});
+    assert!(machines.patch_status("chart-one", &PatchParams::default(), &Patch::Merge(&forged)).await.is_err());
+    machines.delete("chart-one", &DeleteParams::default()).await.unwrap();
+
+    let may_not = [
+        ("create", "cascina.dev/virtualfarms"),
+        ("delete", "cascina.dev/virtualfarms"),
+        ("patch", "cascina.dev/virtualfarms/status"),
+        ("govern", "cascina.dev/virtualfarms"),
+        ("get", "/secrets"),
+        ("list", "/secrets"),
+        ("get", "/configmaps"),
+        ("create", "rbac.authorization.k8s.io/rolebindings"),
+        ("create", "/pods"),
+    ];
+    for (verb, what) in may_not {
+        assert!(!may(cluster, "chart-anna", &[], verb, what, TENANT).await, "{verb} {what}");
+    }
+    for what in ["cascina.dev/hypervisors", "cascina.dev/virtualfarms", "cascina.dev/virtualmachines"] {
+        assert!(!may(cluster, "chart-anna", &[], "list", what, "").await, "list {what} everywhere");
+    }
+    assert!(may(cluster, "chart-anna", &[], "list", "/events", TENANT).await);
+}
+
+async fn a_farm_user_only_looks(cluster: &Cluster) {
+    for what in ["cascina.dev/virtualfarms", "cascina.dev/virtualmachines", "/events"] {
+        for verb in EVERY_VERB {
+            let expected = matches!(verb, "get" | "list" | "watch");
+            assert_eq!(may(cluster, "chart-bruno", &[], verb, what, TENANT).await, expected, "{verb} {what}");
+        }
+    }
+}
+
+async fn everybody_reads_the_catalogue(cluster: &Cluster) {
+    for what in ["cascina.dev/flavours", "cascina.dev/images"] {
+        assert!(may(cluster, "chart-carla", &["system:authenticated"], "list", what, "").await, "{what}");
+        assert!(!may(cluster, "chart-carla", &["system:authenticated"], "patch", what, "").await, "{what}");
+    }
+    // The chart of the box may be there too: only this chart's binding is asked for.
+    let bindings = dynamic(&cluster.client, "rbac.authorization.k8s.io/v1", "ClusterRoleBinding", "");
+    let bound = bindings.get("chart-test-catalogue-reader").await.unwrap();
+    assert_eq!(bound.data["subjects"][0]["name"], "system:authenticated");
+}
+
+async fn changed_settings_arrive_and_flavours_stay(cluster: &Cluster, chart: &str) {
+    let change = ["upgrade", NAME, chart, "-n", NAME, "--set", "replicas=0,site.dnsDomain=farms.example.org"];
+    cluster.must("helm", &change);
+    let maps = dynamic(&cluster.client, "v1", "ConfigMap", NAME);
+    let site = maps.get("chart-test-site").await.unwrap();
+    let site = site.data["data"]["site.yaml"].as_str().unwrap().to_owned();
+    assert!(site.contains("dnsDomain: farms.example.org"), "{site}");
+
+    cluster.must("helm", &["uninstall", NAME, "-n", NAME]);
+    let flavours = cluster.kind("Flavour", "").list(&ListParams::default()).await.unwrap();
+    let left = flavours
+        .items
+        .iter()
+        .filter(|flavour| flavour.metadata.name.as_ref().unwrap().starts_with("chart-m1."))
+        .count();
+    assert_eq!(left, 4, "flavours that machines may refer to went with the chart");
+    assert!(kind(&cluster.client, "VirtualFarm").get("chart-farm").await.is_ok(), "a farm went with the chart");
+    // A new installation takes them over.
+    cluster.must("helm", &["upgrade", "--install", NAME, chart, "-n", NAME, "--set", "replicas=0"]);
+    kind(&cluster.client, "VirtualFarm").delete("chart-farm", &DeleteParams::default()).await.unwrap();
+}
