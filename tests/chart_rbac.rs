@@ -54,6 +54,8 @@ async fn uninstalling_keeps_definitions_and_objects() {
     let chart = copied("charts/cascina-crds", directory.path(), &words);
     let namespace = "chart-crds";
     cluster.namespace(namespace).await;
+    // Those of an earlier run may still be on their way out.
+    cluster.run("kubectl", &["wait", "crd", "--for=delete", "--timeout=60s", &format!("virtualmachines.{GROUP}")]);
     let install = ["upgrade", "--install", "chart-test-crds", &chart, "-n", namespace, "--wait", "--timeout", "60s"];
     cluster.must("helm", &install);
 
@@ -85,10 +87,9 @@ async fn uninstalling_keeps_definitions_and_objects() {
     cluster.must("helm", &install);
     cluster.must("helm", &["uninstall", "chart-test-crds", "-n", namespace]);
 
-    for definition in documents(&cluster.stdout("helm", &["template", "x", &chart])) {
-        let name = definition["metadata"]["name"].as_str().unwrap();
-        cluster.must("kubectl", &["delete", "crd", name, "--wait=false"]);
-    }
+    let rendered = documents(&cluster.stdout("helm", &["template", "x", &chart]));
+    let names: Vec<_> = rendered.iter().map(|definition| definition["metadata"]["name"].as_str().unwrap()).collect();
+    cluster.must("kubectl", &[&["delete", "crd", "--timeout=60s"], names.as_slice()].concat());
     cluster.forget_namespace(namespace).await;
 }
 
