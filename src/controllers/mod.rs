@@ -27,9 +27,10 @@ use context::Context;
 /// What keeps a controller from starting.
 pub async fn run(context: Arc<Context>, cache_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
     let shutdown = || stop.clone().cancelled_owned();
-    let ((), images, (), ()) = tokio::join!(
+    let ((), images, (), (), ()) = tokio::join!(
         hypervisor::run(Arc::clone(&context), shutdown()),
         image::run(Arc::clone(&context), cache_dir, shutdown()),
+        farm::run(Arc::clone(&context), shutdown()),
         placement::run(Arc::clone(&context), shutdown()),
         machine::run(Arc::clone(&context), shutdown()),
     );
