@@ -249,3 +249,47 @@ fn start_event_loop() -> Result<(), String> {
     };
     thread::Builder::new().name("libvirt-events".to_owned()).spawn(run).map(drop).map_err(|error| error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::{Credentials, HostConfig};
+    use super::*;
+    use std::net::TcpListener;
+    use std::time::Instant;
+
+    /// A link to somebody who accepts connections and never says a word.
+    fn mute() -> (TcpListener, Link) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let uri = format!("qemu+tcp://{}/system", listener.local_addr().unwrap());
+        let config = HostConfig::new("mute", uri, Credentials::None, "pool", "/nowhere");
+        let door = Door::new(&HostConfig { insecure: true, ..config }).unwrap();
+        (listener, Link::new(Arc::new(door), Duration::from_millis(300), 2))
+    }
+
+    fn hostname(session: &Session) -> Result<String, Failure> {
+        Ok(session.connection().hostname()?)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn opening_a_connection_to_a_mute_host_ends() {
+        let (_listener, link) = mute();
+        let started = Instant::now();
+        let silent = link.run("test", Duration::from_secs(20), hostname).await;
+        assert!(matches!(silent, Err(HostError::Unreachable { .. })), "{silent:?}");
+        assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+        assert_eq!(link.inner.permits.available_permits(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_permit_comes_back_only_with_its_thread() {
+        let (_listener, link) = mute();
+        let silent = link.run("test", Duration::from_millis(50), hostname).await;
+        assert!(matches!(silent, Err(HostError::Deadline { .. })), "{silent:?}");
+        assert_eq!(link.inner.permits.available_permits(), 1);
+        let started = Instant::now();
+        while link.inner.permits.available_permits() < 2 {
+            assert!(started.elapsed() < Duration::from_secs(5));
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
