@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cascina::api::{Bytes, DiskFormat, Virtualization};
 use cascina::libvirt::{
     CallObserver, ConsoleLog, Credentials, DataDisk, DomainRun, DomainSpec, DomainUuid, Firmware, Host, HostConfig,
-    HostError, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
+    HostError, Kernel, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
 };
 use cascina::network::MacAddress;
 use tempfile::TempDir;
@@ -133,13 +133,22 @@ async fn make_volumes(host: &LibvirtHost, spec: &DomainSpec) {
     host.write_volume(spec.seed.as_deref().unwrap(), &[7; 4096]).await.unwrap();
 }
 
+fn volumes(spec: &DomainSpec) -> Vec<String> {
+    let mut volumes: Vec<_> = spec.root.iter().flat_map(|root| [root.volume.clone(), root.base.clone()]).collect();
+    volumes.extend(spec.data.iter().map(|data| data.volume.clone()));
+    volumes.extend(spec.seed.clone());
+    if let Firmware::Kernel(kernel) = &spec.firmware {
+        volumes.push(kernel.kernel.clone());
+        volumes.extend(kernel.initrd.clone());
+    }
+    volumes
+}
+
 async fn remove(host: &LibvirtHost, spec: &DomainSpec) {
     for _ in 0..2 {
         host.destroy(spec.uuid).await.unwrap();
         host.undefine(spec.uuid).await.unwrap();
-        let root = spec.root.clone().unwrap();
-        let data = spec.data.clone().unwrap().volume;
-        for volume in [root.volume, root.base, data, spec.seed.clone().unwrap()] {
+        for volume in volumes(spec) {
             host.delete_volume(&volume).await.unwrap();
         }
     }
@@ -430,4 +439,63 @@ async fn a_host_that_loses_power_while_a_connection_is_opened_comes_back() {
         assert!(error.is_silence() && started.elapsed() < Duration::from_secs(20), "{error}");
     }
     println!("{:>7.3} s  from power to the first answer", started.elapsed().as_secs_f64());
+}
+
+/// The box's appliance, built last: its kernel and its initramfs.
+fn appliance() -> Option<(PathBuf, PathBuf)> {
+    let cache = std::env::var_os("CASCINA_CACHE").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/cascina")))?;
+    let built = |entry: &fs::DirEntry| entry.metadata().and_then(|metadata| metadata.modified()).ok();
+    let images = fs::read_dir(cache.join("images")).ok()?.flatten();
+    let is_appliance = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with("appliance-");
+    let newest = images.filter(is_appliance).max_by_key(built)?;
+    let index: serde_json::Value = serde_json::from_slice(&fs::read(newest.path().join("index.json")).ok()?).ok()?;
+    let file = |kind: &str| index["files"][kind]["path"].as_str().map(PathBuf::from);
+    Some((file("vmlinux").or_else(|| file("vmlinuz")).or_else(|| file("kernel"))?, file("initrd")?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_answers_by_its_agent_and_shuts_down() {
+    let Some(the_box) = the_box().await else { return };
+    let Some((kernel, initrd)) = appliance() else {
+        println!("SKIPPED: the box has built no appliance");
+        return;
+    };
+    let host = the_box.host("worker-1");
+    let mut spec = machine("agent", 11);
+    let names = ["kernel", "initrd"].map(|kind| format!("test-{}-{kind}", spec.uuid));
+    spec.firmware = Firmware::Kernel(Kernel {
+        kernel: names[0].clone(),
+        initrd: Some(names[1].clone()),
+        cmdline: "console=ttyS0 quiet".to_owned(),
+    });
+    (spec.root, spec.data, spec.seed) = (None, None, None);
+    spec.memory = Bytes::mebi(384);
+    host.ensure_filter(RuleSet::Machine).await.unwrap();
+    for (name, file) in names.iter().zip([kernel, initrd]) {
+        host.upload_volume(name, DiskFormat::Raw, &file, &Progress::default()).await.unwrap();
+    }
+    host.define(&spec).await.unwrap();
+    timed("start", host.start(spec.uuid)).await.unwrap();
+
+    let started = Instant::now();
+    while !host.agent_answers(spec.uuid).await.unwrap() {
+        assert!(started.elapsed() < Duration::from_secs(120), "no agent");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    println!("{:>7.3} s  from start to the agent's first answer", started.elapsed().as_secs_f64());
+    timed("an agent that answers", host.agent_answers(spec.uuid)).await.unwrap();
+
+    let started = Instant::now();
+    timed("ask for a shutdown", host.shutdown(spec.uuid)).await.unwrap();
+    loop {
+        let run = host.domain(spec.uuid).await.unwrap().unwrap().run;
+        if run == DomainRun::Off(StopReason::Shutdown) {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{run:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    println!("{:>7.3} s  from the question to being off", started.elapsed().as_secs_f64());
+    remove(&host, &spec).await;
 }
