@@ -292,4 +292,15 @@ mod tests {
             sleep(Duration::from_millis(20)).await;
         }
     }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn ssh_goes_by_our_own_command_and_fails_fast() {
+        let runtime = tempfile::tempdir().unwrap();
+        let credentials = Credentials::Ssh { key: b"no key\n".to_vec(), known_hosts: Vec::new() };
+        let config = HostConfig::new("ssh", "qemu+ssh://nobody@127.0.0.1/system", credentials, "pool", runtime.path());
+        let link = Link::new(Arc::new(Door::new(&config).unwrap()), Duration::from_secs(5), 2);
+        let refused = link.run("test", Duration::from_secs(10), hostname).await;
+        assert!(matches!(refused, Err(HostError::Unreachable { .. })), "{refused:?}");
+        println!("{}", refused.unwrap_err());
+    }
 }
