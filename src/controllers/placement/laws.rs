@@ -9,9 +9,6 @@ use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request,
 use super::testing::at;
 use crate::api::{Bytes, HypervisorClass, Quota};
 
-/// Instances, CPUs and mebibytes of memory of a quota.
-type Limits = (Option<i32>, Option<i32>, Option<u32>);
-
 fn farm(number: u8) -> (String, String) {
     ("tenant".into(), format!("farm-{number}"))
 }
