@@ -24,4 +24,4 @@ pub use header::{DiskFacts, DiskLimits, inspect, inspect_blob};
 pub use progress::{FetchProgress, ProgressReport};
 pub use rejection::Rejection;
 pub use store::{ImageStore, Stored};
-pub use volumes::{FileKind, ImageVolume, ImageVolumes, complete_marker, is_image_volume, pin, volumes_of};
+pub use volumes::{FileKind, ImageVolume, ImageVolumes, is_image_volume, pin, volumes_of};

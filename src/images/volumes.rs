@@ -6,9 +6,6 @@ use crate::api::{Bytes, DiskFormat, ImageSource, ImageSpec, PinnedDisk, PinnedIm
 
 use super::{BadChecksum, Checksum};
 
-/// What ends the name of a marker.
-const MARKER: &str = ".complete";
-
 /// What a file of an image is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileKind {
@@ -45,28 +42,6 @@ impl ImageVolume {
             FileKind::Blob => DiskFormat::Raw,
         }
     }
-
-    /// The name of the tiny volume that is written once the upload has been verified. Where it is missing, the volume
-    /// beside it may be half of itself.
-    #[must_use]
-    pub fn marker(&self) -> String {
-        complete_marker(&self.name)
-    }
-
-    /// What the marker holds, for people who look.
-    #[must_use]
-    pub fn marker_content(&self) -> Vec<u8> {
-        let mut content = self.checksum.to_string().into_bytes();
-        content.push(b'\n');
-        content.resize(512, 0);
-        content
-    }
-}
-
-/// The name of the marker beside a volume.
-#[must_use]
-pub fn complete_marker(volume: &str) -> String {
-    [volume, MARKER].concat()
 }
 
 /// All volumes of an image.
@@ -150,11 +125,10 @@ pub fn pin(name: &str, spec: &ImageSpec, virtual_size: Bytes) -> Result<PinnedIm
     })
 }
 
-/// Whether a volume of a host is of the kind that images have: the volume itself or its marker. Others are never
+/// Whether a volume of a host is of the kind that images have: others are never
 /// touched when images are cleaned up.
 #[must_use]
 pub fn is_image_volume(name: &str) -> bool {
-    let name = name.strip_suffix(MARKER).unwrap_or(name);
     name.strip_prefix("img-").and_then(|rest| rest.split_once('.')).is_some_and(|(digits, ending)| {
         digits.len() == 16
             && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
@@ -192,9 +166,8 @@ mod tests {
         let volumes = volumes_of(&spec()).unwrap();
         let names: Vec<_> = volumes.iter().map(|volume| volume.name.as_str()).collect();
         assert_eq!(names, ["img-aaaaaaaaaaaaaaaa.qcow2", "img-bbbbbbbbbbbbbbbb.kernel", "img-cccccccccccccccc.initrd"]);
-        assert_eq!(volumes.disk.as_ref().unwrap().marker(), "img-aaaaaaaaaaaaaaaa.qcow2.complete");
         assert_eq!(volumes.revision, "3a2437f468ca");
-        assert!(volumes.iter().all(|volume| is_image_volume(&volume.name) && is_image_volume(&volume.marker())));
+        assert!(volumes.iter().all(|volume| is_image_volume(&volume.name)));
         for name in ["img-a.qcow2", "img-aaaaaaaaaaaaaaaa.img", "x-img-aaaaaaaaaaaaaaaa.raw", "img-aaaaaaaaaaaaaaaa"] {
             assert!(!is_image_volume(name), "{name}");
         }

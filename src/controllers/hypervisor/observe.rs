@@ -14,7 +14,7 @@ use crate::api::{Hypervisor, Image, Resources, VirtualMachine, conditions};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
-use crate::images::{complete_marker, is_image_volume, volumes_of};
+use crate::images::{is_image_volume, volumes_of};
 use crate::libvirt::{Credentials, Host, HostConfig, LibvirtHost, Survey};
 
 /// An image's volume goes when nothing has needed it for so long: a machine may be about to be made from it.
@@ -173,7 +173,7 @@ fn fingerprint(config: &HostConfig, heartbeat: Duration) -> String {
 fn cached(images: &[Arc<Image>], survey: &Survey) -> Vec<String> {
     let complete = |image: &Arc<Image>| {
         let volumes = volumes_of(&image.spec).ok()?;
-        let here = volumes.iter().all(|volume| survey.volumes.contains(&volume.marker()));
+        let here = volumes.iter().all(|volume| survey.volumes.contains(&volume.name));
         here.then_some(volumes.revision)
     };
     let mut revisions: Vec<_> = images.iter().filter_map(complete).collect();
@@ -194,9 +194,8 @@ fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Sur
         let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
         needed.extend(pinned.iter().flat_map(|image| image.volumes().map(str::to_owned)));
     }
-    let markers: Vec<_> = needed.iter().map(|name| complete_marker(name)).collect();
-    needed.extend(markers);
-    let unused = survey.volumes.iter().filter(|name| is_image_volume(name) && !needed.contains(*name));
+    let there = survey.volumes.iter().chain(&survey.incomplete_volumes);
+    let unused = there.filter(|name| is_image_volume(name) && !needed.contains(*name));
     host.idle_for(&unused.cloned().collect(), IDLE_FOR, jiff::Timestamp::now())
 }
 

@@ -39,8 +39,8 @@ pub enum JobState {
     Running(ProgressReport),
     /// Fetched.
     Fetched(Stored),
-    /// Uploaded; the host's next survey shows it.
-    Uploaded,
+    /// Uploaded at this time; the host's next survey shows it.
+    Uploaded(Timestamp),
     /// Failed.
     Failed {
         /// One CamelCase word.
@@ -141,13 +141,16 @@ impl Jobs {
             // The semaphore is never closed; without a turn the upload still works.
             let _turn = turns.acquire_owned().await.ok();
             let uploading = async {
-                host.host.upload_volume(&wanted.name, wanted.format(), &stored.path, &reported).await?;
-                host.host.write_volume(&wanted.marker(), &wanted.marker_content()).await
+                // What another host of a shared pool brought there meanwhile must not be written again under machines.
+                if host.host.survey().await?.volumes.contains(&wanted.name) {
+                    return Ok(());
+                }
+                host.host.upload_volume(&wanted.name, wanted.format(), &stored.path, &reported).await
             };
             let outcome = uploading.await;
             host.refresh();
             match outcome {
-                Ok(()) => Ok(JobState::Uploaded),
+                Ok(()) => Ok(JobState::Uploaded(Timestamp::now())),
                 Err(error) => Err((error.reason(), error.to_string(), false)),
             }
         });

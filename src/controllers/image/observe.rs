@@ -81,7 +81,7 @@ fn target(context: &Context, jobs: &Jobs, image: &str, volumes: &ImageVolumes, h
     let through = hosts.iter().filter(usable).find(busy).or_else(|| hosts.iter().find(usable));
     let through = through.map(|host| host.name_any());
     let volumes = volumes.iter().map(|volume| TargetVolume {
-        complete: surveys.values().any(|survey| survey.volumes.contains(&volume.marker())),
+        complete: surveys.values().any(|survey| survey.volumes.contains(&volume.name)),
         upload: through.as_deref().and_then(|host| state(host, volume)),
         volume: volume.clone(),
     });

@@ -1,10 +1,13 @@
 //! All the decisions about an image: no I/O, no clock of its own.
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::jobs::JobState;
 use crate::api::{Bytes, ImageHost, ImageHostState, ImagePhase};
 use crate::images::{ImageVolume, ImageVolumes};
+
+/// A survey shows what was uploaded this long before; what it doesn't show is gone.
+const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// What was seen of an image.
 #[derive(Clone, Debug)]
@@ -37,7 +40,7 @@ pub struct Target {
 pub struct TargetVolume {
     /// The volume.
     pub volume: ImageVolume,
-    /// Its marker is there.
+    /// It is there, whole.
     pub complete: bool,
     /// How its upload stands.
     pub upload: Option<JobState>,
@@ -108,7 +111,7 @@ fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) {
                 sizes.push(stored.size);
                 plan.virtual_size = stored.virtual_size.or(plan.virtual_size);
             }
-            Some(JobState::Uploaded) => {}
+            Some(JobState::Uploaded(_)) => {}
             Some(JobState::Failed { reason, message, permanent, retry_after }) => {
                 plan.phase = if *permanent { ImagePhase::Rejected } else { ImagePhase::Failed };
                 (*reason).clone_into(&mut plan.reason);
@@ -155,12 +158,10 @@ fn spread(plan: &mut Plan, target: &Target, now: Timestamp) {
 fn upload(plan: &mut Plan, told: &mut ImageHost, wanted: &TargetVolume, through: &str, now: Timestamp) {
     let again = Step::Upload(wanted.volume.clone(), through.to_owned());
     match &wanted.upload {
-        // Uploaded, and yet its marker isn't there: the survey is older than the upload, or somebody removed it. The
-        // upload is idempotent and a fresh survey comes first.
-        None => plan.steps.push(again),
-        Some(JobState::Uploaded | JobState::Fetched(_)) => {
-            told.message = Some("waits for the host's next survey".into())
-        }
+        None | Some(JobState::Fetched(_)) => plan.steps.push(again),
+        // Either the survey is older than the upload, or somebody removed the volume from the host.
+        Some(JobState::Uploaded(at)) if now.duration_since(*at) > SEEN_WITHIN => plan.steps.push(again),
+        Some(JobState::Uploaded(_)) => told.message = Some("waits for the host's next survey".into()),
         Some(JobState::Running(report)) => {
             told.state = ImageHostState::Uploading;
             told.percent = report.percent().and_then(|percent| i32::try_from(percent).ok());
@@ -248,6 +249,12 @@ mod tests {
         assert_eq!(plan(&seen(Some(failed(false, 10)), false, None), at(10)).steps.len(), 1);
         assert_eq!(plan(&seen(Some(stored()), false, Some(failed(false, 10))), at(9)).steps.len(), 0);
         assert_eq!(plan(&seen(Some(stored()), false, Some(failed(false, 10))), at(10)).steps.len(), 1);
+    }
+
+    #[test]
+    fn a_copy_that_somebody_removed_is_brought_again() {
+        assert_eq!(plan(&seen(Some(stored()), false, Some(JobState::Uploaded(at(0)))), at(60)).steps.len(), 0);
+        assert_eq!(plan(&seen(Some(stored()), false, Some(JobState::Uploaded(at(0)))), at(61)).steps.len(), 1);
     }
 
     #[test]

@@ -51,7 +51,11 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         placement: placement(&status),
         waits: waits(&status),
         domain,
-        volumes: survey.clone().map(|survey| survey.volumes.clone()),
+        volumes: survey.clone().map(|survey| match deleted {
+            // What was never finished goes with the rest.
+            true => &survey.volumes | &survey.incomplete_volumes,
+            false => survey.volumes.clone(),
+        }),
         filters: survey.present().map_or_else(BTreeSet::new, |survey| survey.filters.clone()),
         recipe: if deleted {
             Err(Refusal::new("Deleting", "it is being deleted"))

@@ -266,7 +266,7 @@ fn make(seen: &View, now: Timestamp) -> Plan {
         return Plan::stay(Phase::Scheduled, "HostUnreachable", "the host's volumes can't be read")
             .again(Duration::from_secs(5));
     };
-    if recipe.image_markers.iter().any(|marker| !volumes.contains(marker)) {
+    if recipe.image_volumes.iter().any(|volume| !volumes.contains(volume)) {
         let progress = seen.image_progress.as_deref().unwrap_or("not begun");
         return Plan::stay(Phase::Scheduled, "ImageNotOnHost", format!("the image's copy on the host: {progress}"))
             .again(Duration::from_secs(2));

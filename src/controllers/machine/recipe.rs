@@ -9,7 +9,6 @@ use crate::api::{
     Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
 };
 use crate::guest::{self, Guest, GuestError, GuestNic, UserDataText};
-use crate::images::complete_marker;
 use crate::libvirt::{
     ConsoleLog, DataDisk, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, RuleSet, VolumeSpec,
 };
@@ -26,8 +25,8 @@ pub struct Recipe {
     pub seed: String,
     /// What stands in it.
     pub seed_content: Vec<u8>,
-    /// Volumes that say that the image's volumes are complete.
-    pub image_markers: Vec<String>,
+    /// The image's volumes, which have to be there first.
+    pub image_volumes: Vec<String>,
 }
 
 /// Why a machine can't be made until somebody changes an object.
@@ -108,8 +107,8 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
         console: ConsoleLog::Pty,
     };
     domain.tag.spec_hash = spec_hash(&domain);
-    let image_markers = image.volumes().map(complete_marker).collect();
-    Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed.image, image_markers })
+    let image_volumes = image.volumes().map(str::to_owned).collect();
+    Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed.image, image_volumes })
 }
 
 /// The prefix of the names of all volumes of a machine.

@@ -63,7 +63,7 @@ fn recipe() -> Recipe {
         volumes: vec![data_disk()],
         seed: format!("{UID}-seed-new.img"),
         seed_content: vec![1],
-        image_markers: vec!["img-a.kernel.complete".into()],
+        image_volumes: vec!["img-a.kernel".into()],
     }
 }
 
@@ -92,7 +92,7 @@ fn machine() -> Given {
             placement: Placement::Admitted,
             waits: None,
             domain: Observed::Absent,
-            volumes: Observed::Present(BTreeSet::from(["img-a.kernel.complete".to_owned(), "others.img".to_owned()])),
+            volumes: Observed::Present(BTreeSet::from(["img-a.kernel".to_owned(), "others.img".to_owned()])),
             filters: BTreeSet::new(),
             recipe: Ok(recipe()),
             image_progress: None,
@@ -198,7 +198,7 @@ fn a_placed_machine_is_made_and_started() {
 #[test]
 fn what_is_there_is_not_made_again() {
     let seed = format!("{UID}-seed-new.img");
-    let mut given = machine().volumes(&["img-a.kernel.complete", &format!("{UID}-data.qcow2"), &seed]);
+    let mut given = machine().volumes(&["img-a.kernel", &format!("{UID}-data.qcow2"), &seed]);
     given.seen.filters.insert(RuleSet::Machine.filter_name());
     given.clone().domain(DomainRun::Off(StopReason::NotStarted), 2).plans(&[Step::Start]);
     given.plans(&[Step::Define, Step::Start]);
@@ -207,13 +207,13 @@ fn what_is_there_is_not_made_again() {
 #[test]
 fn a_new_seed_replaces_the_old_one_after_the_start() {
     let old = format!("{UID}-seed-old.img");
-    let steps = machine().volumes(&["img-a.kernel.complete", &old]).plan().steps;
+    let steps = machine().volumes(&["img-a.kernel", &old]).plan().steps;
     assert_eq!(steps.last(), Some(&Step::DeleteVolume(old)));
 }
 
 #[test]
 fn nothing_is_made_before_the_image_is_complete_on_the_host() {
-    let given = machine().volumes(&["img-a.kernel"]);
+    let given = machine().volumes(&["img-b.kernel"]);
     given.plans(&[]);
     given.stands(Phase::Scheduled, "ImageNotOnHost");
 }
