@@ -29,8 +29,10 @@ pub struct HostView {
 /// Something happened on a host.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Something about the host as a whole: it answers, it doesn't, its volumes changed.
-    Host(String),
+    /// It answers, or doesn't any more.
+    Reach(String),
+    /// Its volumes or filters are others.
+    Stock(String),
     /// A domain of ours appeared, disappeared, started or stopped.
     Domain(String, OwnershipTag),
 }
@@ -149,7 +151,7 @@ impl Fleet {
                 Err(broadcast::error::RecvError::Lagged(_)) => {
                     let all =
                         fleet.hosts.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect::<Vec<_>>();
-                    Some((all.into_iter().map(Change::Host).collect(), (fleet, receiver)))
+                    Some((all.into_iter().map(Change::Reach).collect(), (fleet, receiver)))
                 }
                 Err(broadcast::error::RecvError::Closed) => None,
             }
@@ -192,14 +194,14 @@ fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, now: Timestamp) 
             let news = view.error.as_ref().map(HostError::reason) != Some(error.reason());
             view.survey = Observed::Unknown { why: error.to_string(), since };
             view.error = Some(error);
-            if news { vec![Change::Host(host.name.clone())] } else { Vec::new() }
+            if news { vec![Change::Reach(host.name.clone())] } else { Vec::new() }
         }
     }
 }
 
 /// What a listener has to know of the step from one survey to the next.
 fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change> {
-    let Some(before) = before else { return vec![Change::Host(name.to_owned())] };
+    let Some(before) = before else { return vec![Change::Reach(name.to_owned())] };
     let mut changes = Vec::new();
     let changed = |uuid: &DomainUuid| before.domains.get(uuid) != now.domains.get(uuid);
     let uuids = before.domains.keys().chain(now.domains.keys().filter(|uuid| !before.domains.contains_key(uuid)));
@@ -210,7 +212,7 @@ fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change>
         }
     }
     if before.volumes != now.volumes || before.filters != now.filters || before.facts != now.facts {
-        changes.push(Change::Host(name.to_owned()));
+        changes.push(Change::Stock(name.to_owned()));
     }
     changes
 }

@@ -40,7 +40,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
 /// What wakes a host's controller: the host itself, the machines that have it, images that it may hold, its twins.
 fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Hypervisor>> {
     let on_hosts = context.fleet.changes().map(|change| match change {
-        Change::Host(host) | Change::Domain(host, _) => reference("", &host),
+        Change::Reach(host) | Change::Stock(host) | Change::Domain(host, _) => reference("", &host),
     });
     let of_machines = context.caches.machines.changes().filter_map(|machine| {
         let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref());

@@ -63,7 +63,7 @@ fn triggers(context: &Arc<Context>, jobs: &Arc<Jobs>) -> stream::BoxStream<'stat
     let on_hosts = context.fleet.changes().flat_map({
         let all = all.clone();
         move |change| match change {
-            Change::Host(_) => all().boxed(),
+            Change::Reach(_) | Change::Stock(_) => all().boxed(),
             Change::Domain(..) => stream::empty().boxed(),
         }
     });

@@ -45,7 +45,8 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Virt
     let on_hosts = context.fleet.changes().flat_map(move |change| {
         stream::iter(match change {
             Change::Domain(_, tag) => vec![reference(&tag.namespace, &tag.name)],
-            Change::Host(host) => unsettled_on(&machines.list(), &host),
+            Change::Reach(host) => on_host(&machines.list(), &host, |_| true),
+            Change::Stock(host) => on_host(&machines.list(), &host, |phase| phase <= Phase::Scheduled),
         })
     });
     let machines = Arc::clone(&context.caches.machines);
@@ -63,13 +64,18 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Virt
     stream::select_all([on_hosts.boxed(), of_farms.boxed(), of_flavours.boxed()]).boxed()
 }
 
-/// The machines of a host to which news about the host matter: all of them when it came or went, and those that wait
-/// for something on it.
-fn unsettled_on(machines: &[Arc<VirtualMachine>], host: &str) -> Vec<ObjectRef<VirtualMachine>> {
-    let here = |machine: &&Arc<VirtualMachine>| {
-        machine.status.as_ref().and_then(|status| status.hypervisor.as_deref()) == Some(host)
+/// The machines of a host in certain phases.
+fn on_host(
+    machines: &[Arc<VirtualMachine>],
+    host: &str,
+    phases: impl Fn(Phase) -> bool,
+) -> Vec<ObjectRef<VirtualMachine>> {
+    let concerned = |machine: &&Arc<VirtualMachine>| {
+        let status = machine.status.as_ref();
+        let here = status.and_then(|status| status.hypervisor.as_deref()) == Some(host);
+        here && phases(status.and_then(|status| status.phase).unwrap_or_default())
     };
-    machines.iter().filter(here).map(|machine| ObjectRef::from_obj(&**machine)).collect()
+    machines.iter().filter(concerned).map(|machine| ObjectRef::from_obj(&**machine)).collect()
 }
 
 async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Result<Action, Error> {
