@@ -42,7 +42,7 @@ pub fn standing(machine: &VirtualMachine) -> Standing {
     }
     let phase = machine.status.as_ref().and_then(|status| status.phase);
     match (holds_reservation(machine), rests(machine)) {
-        (true, Some(reason)) if phase == Some(Phase::Stopped) => Standing::Rests(reason),
+        (true, Some(reason)) if phase == Some(Phase::Stopped) || reason == FINISHED => Standing::Rests(reason),
         (true, _) => Standing::Holds,
         (false, Some(reason)) => Standing::Rests(reason),
         (false, None) => Standing::Wants,
