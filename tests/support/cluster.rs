@@ -19,6 +19,7 @@ pub struct Cluster {
     /// As its administrator.
     pub client: Client,
     config: Config,
+    kubeconfig: PathBuf,
     programs: PathBuf,
 }
 
@@ -29,9 +30,15 @@ pub async fn cluster() -> Option<Cluster> {
         return None;
     };
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let kubeconfig = Kubeconfig::read_from(state.join("kubeconfig")).expect("the box has a kubeconfig");
+    let path = std::env::var_os("KUBECONFIG").map_or_else(|| state.join("kubeconfig"), PathBuf::from);
+    let kubeconfig = Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Some(Cluster { client: Client::try_from(config.clone()).unwrap(), config, programs: state.join("bin") })
+    Some(Cluster {
+        client: Client::try_from(config.clone()).unwrap(),
+        config,
+        kubeconfig: path,
+        programs: state.join("bin"),
+    })
 }
 
 impl Cluster {
@@ -48,7 +55,7 @@ impl Cluster {
     pub fn run(&self, program: &str, arguments: &[&str]) -> (bool, String) {
         let output = Command::new(self.programs.join(program))
             .args(arguments)
-            .env("KUBECONFIG", self.programs.with_file_name("kubeconfig"))
+            .env("KUBECONFIG", &self.kubeconfig)
             .output()
             .unwrap_or_else(|error| panic!("{program}: {error}"));
         let text = [output.stdout, output.stderr].concat();
@@ -68,7 +75,7 @@ impl Cluster {
     pub fn stdout(&self, program: &str, arguments: &[&str]) -> String {
         let output = Command::new(self.programs.join(program))
             .args(arguments)
-            .env("KUBECONFIG", self.programs.with_file_name("kubeconfig"))
+            .env("KUBECONFIG", &self.kubeconfig)
             .output()
             .unwrap();
         assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
