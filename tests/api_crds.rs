@@ -12,9 +12,6 @@ use serde_json::{Value, json};
 
 use support::{Cluster, cluster, documents, eventually, merged, read, yaml_files};
 
-/// Objects made here are paused, so that an operator that runs beside leaves them alone.
-const NAMESPACE: &str = "chart-api";
-
 #[derive(Deserialize)]
 struct Cases {
     valid: std::collections::BTreeMap<String, Value>,
@@ -53,7 +50,7 @@ impl Cases {
         serde_yaml::from_str(&read("tests/api/refused.yaml")).unwrap()
     }
 
-    /// The valid object of a kind, changed.
+    /// The valid object of a kind, changed; paused, so that an operator that runs beside leaves it alone.
     fn object(&self, kind: &str, name: &str, patch: &Value) -> Value {
         let object = json!({
             "apiVersion": "cascina.dev/v1alpha1",
@@ -110,6 +107,7 @@ fn assert_says(causes: &[(String, String)], field: &str, says: &str, context: &V
 #[tokio::test]
 async fn what_is_wrong_is_refused_with_words() {
     let Some(cluster) = cluster().await else { return };
+    const NAMESPACE: &str = "chart-refused";
     cluster.namespace(NAMESPACE).await;
     let cases = Cases::read();
     for kind in cases.valid.keys() {
@@ -127,11 +125,13 @@ async fn what_is_wrong_is_refused_with_words() {
         };
         assert_says(&causes(error), field, says, with);
     }
+    cluster.forget_namespace(NAMESPACE).await;
 }
 
 #[tokio::test]
 async fn what_can_not_change_is_refused_with_words() {
     let Some(cluster) = cluster().await else { return };
+    const NAMESPACE: &str = "chart-changes";
     cluster.namespace(NAMESPACE).await;
     let cases = Cases::read();
     for (index, Change { kind, first, then, field, says }) in cases.changes.iter().enumerate() {
@@ -146,11 +146,13 @@ async fn what_can_not_change_is_refused_with_words() {
         let Err(error) = answer else { panic!("{kind} {then} was taken") };
         assert_says(&causes(error), field, says, then);
     }
+    cluster.forget_namespace(NAMESPACE).await;
 }
 
 #[tokio::test]
 async fn fields_that_are_not_there_are_refused_or_dropped() {
     let Some(cluster) = cluster().await else { return };
+    const NAMESPACE: &str = "chart-unknown";
     cluster.namespace(NAMESPACE).await;
     let cases = Cases::read();
     for Unknown { kind, with, field } in &cases.unknown {
@@ -172,6 +174,7 @@ async fn fields_that_are_not_there_are_refused_or_dropped() {
         let applied = api.patch("chart-unknown", &parameters, &Patch::Apply(&object)).await;
         assert!(applied.is_err(), "{kind} {with}: server-side apply took what it doesn't know");
     }
+    cluster.forget_namespace(NAMESPACE).await;
 }
 
 /// Every rule and every pattern of every spec, as (kind, where, message); the message of a pattern is empty.
@@ -236,6 +239,7 @@ fn every_rule_and_pattern_has_a_case() {
 #[tokio::test]
 async fn examples_are_taken_as_they_are_written() {
     let Some(cluster) = cluster().await else { return };
+    const NAMESPACE: &str = "chart-examples";
     cluster.namespace(NAMESPACE).await;
     for path in yaml_files("examples").into_iter().chain(yaml_files("examples/site")) {
         for mut example in documents(&std::fs::read_to_string(&path).unwrap()) {
@@ -259,6 +263,7 @@ async fn examples_are_taken_as_they_are_written() {
             assert!(changed.is_empty(), "{}: {kind} {name}: rewritten by the API server: {changed:?}", path.display());
         }
     }
+    cluster.forget_namespace(NAMESPACE).await;
 }
 
 /// Where `kept` says something else than `written`; what was added doesn't count.
@@ -333,6 +338,7 @@ async fn status_is_written_apart_from_spec() {
     let error = api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&wrong)).await.unwrap_err();
     assert!(error.to_string().contains("supported values"), "{error}");
     api.delete(&name, &DeleteParams::default()).await.unwrap();
+    cluster.forget_namespace(&name).await;
 }
 
 #[tokio::test]
@@ -364,11 +370,13 @@ async fn managers_share_the_conditions_of_one_object() {
     assert_eq!(write("chart-two", &["Ready"]).await, "Ready Scheduled", "a manager takes away what is its own");
     assert_eq!(write("chart-one", &[]).await, "Ready", "and nothing else");
     api.delete(&name, &DeleteParams::default()).await.unwrap();
+    cluster.forget_namespace(&name).await;
 }
 
+/// A machine in a namespace of its own, of the same name.
 async fn machine(cluster: &Cluster, name: &str) -> (kube::Api<DynamicObject>, String) {
-    cluster.namespace(NAMESPACE).await;
-    let api = cluster.kind("VirtualMachine", NAMESPACE);
+    cluster.namespace(name).await;
+    let api = cluster.kind("VirtualMachine", name);
     let _ = api.delete(name, &DeleteParams::default()).await;
     eventually("the machine of an earlier run to go", async || api.get_opt(name).await.unwrap().is_none()).await;
     let object = Cases::read().object("VirtualMachine", name, &Value::Null);
