@@ -27,6 +27,7 @@ pub struct FlavourSpec {
     #[schemars(range(min = 1, max = 512))]
     pub cpus: i32,
     /// Memory of the guest.
+    #[x_kube(validation = Rule::new("type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0'))").message("must be more than nothing"))]
     pub memory: Bytes,
     /// Size of the root disk, a copy-on-write overlay over the image. Machines whose image has no disk have none.
     /// Absent: as large as the image says.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::plan::{Failure, History, Placement, View};
 use super::recipe::{self, Ingredients, Recipe, Refusal};
@@ -192,20 +192,35 @@ async fn read_user_data(
     let bytes = if let Some(text) = &source.inline {
         Ok(text.clone().into_bytes())
     } else if let Some(key) = &source.secret_ref {
-        let secrets: Api<Secret> = context.api(namespace);
-        let data = secrets.get_opt(&key.name).await?.map(|secret| secret.data.unwrap_or_default());
-        value("Secret", key, data.map(|mut data| data.remove(&key.key).map(|value| value.0)))
+        let secret = allowed(context.api::<Secret>(namespace).get_opt(&key.name).await, "Secret")?;
+        secret.and_then(|secret| {
+            let data = secret.map(|secret| secret.data.unwrap_or_default());
+            value("Secret", key, data.map(|mut data| data.remove(&key.key).map(|value| value.0)))
+        })
     } else if let Some(key) = &source.config_map_ref {
-        let maps: Api<ConfigMap> = context.api(namespace);
-        let data = maps.get_opt(&key.name).await?.map(|map| {
-            let binary = map.binary_data.unwrap_or_default().remove(&key.key).map(|value| value.0);
-            binary.or_else(|| map.data.unwrap_or_default().remove(&key.key).map(String::into_bytes))
-        });
-        value("ConfigMap", key, data)
+        let map = allowed(context.api::<ConfigMap>(namespace).get_opt(&key.name).await, "ConfigMap")?;
+        map.and_then(|map| {
+            let data = map.map(|map| {
+                let binary = map.binary_data.unwrap_or_default().remove(&key.key).map(|value| value.0);
+                binary.or_else(|| map.data.unwrap_or_default().remove(&key.key).map(String::into_bytes))
+            });
+            value("ConfigMap", key, data)
+        })
     } else {
         Err(Refusal::new("InvalidUserData", "userData: give one of inline, secretRef, configMapRef"))
     };
     Ok(bytes.and_then(|bytes| UserDataText::parse(&bytes).map(Some).map_err(Refusal::from)))
+}
+
+/// The chart may leave the operator without the right to read what tenants keep in Secrets and ConfigMaps.
+fn allowed<K>(read: kube::Result<Option<K>>, kind: &str) -> Result<Result<Option<K>, Refusal>, Error> {
+    match read {
+        Err(kube::Error::Api(status)) if status.code == 403 => Ok(Err(Refusal::new(
+            "UserDataForbidden",
+            format!("userData: the operator may not read a {kind} here; give it inline, or set userDataRefs.enabled of the chart"),
+        ))),
+        read => Ok(Ok(read?)),
+    }
 }
 
 fn value(kind: &str, key: &KeyRef, found: Option<Option<Vec<u8>>>) -> Result<Vec<u8>, Refusal> {

@@ -188,7 +188,7 @@ fn chapter(
 
 /// Reasons that a person should hear of when they appear.
 fn notable(reason: &str) -> Option<&'static str> {
-    const NOTABLE: [&str; 17] = [
+    const NOTABLE: [&str; 18] = [
         "HostUnreachable",
         "ForeignDomain",
         "BackOff",
@@ -199,6 +199,7 @@ fn notable(reason: &str) -> Option<&'static str> {
         "InvalidUserData",
         "InvalidSshKey",
         "UserDataNotFound",
+        "UserDataForbidden",
         "InvalidDns",
         "InvalidName",
         "SeedTooLarge",

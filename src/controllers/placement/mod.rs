@@ -111,7 +111,9 @@ async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
     let mut work = memory.doubts.count_in(&mut world, now);
     let mut pause = INTERVAL;
     memory.note_waiting(&world, now);
-    for decided in decide(&world) {
+    let settling = world.settling(now);
+    pause = pause.min(settling.unwrap_or(INTERVAL));
+    for decided in settling.map_or_else(|| decide(&world), |_| Vec::new()) {
         match patience_left(&decided.0, &decided.1, now) {
             Some(left) => pause = pause.min(left),
             None if changes_something(&decided, now) => work.push(decided),

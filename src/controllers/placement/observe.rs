@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -23,6 +24,9 @@ const SCHEDULABLE: &str = "Schedulable";
 
 /// Condition of a hypervisor that answers.
 const REACHABLE: &str = "Reachable";
+
+/// The first look at a host takes at most so long.
+const SETTLING: Duration = Duration::from_secs(15);
 
 /// All objects that placement decides over. Plain data: a dry run changes it and asks what would happen.
 #[derive(Clone, Default)]
@@ -77,6 +81,20 @@ impl World {
             farms: caches.farms.list().into_iter().map(|farm| (key(&*farm), farm)).collect(),
             default_quota: context.site().default_quota,
         }
+    }
+
+    /// While hosts that have just been added are being looked at for the first time: how long that may still take.
+    /// Placing at once would put everything on the first that answers.
+    #[must_use]
+    pub fn settling(&self, now: Timestamp) -> Option<Duration> {
+        let young = |hypervisor: &Arc<Hypervisor>| {
+            let phase = hypervisor.status.as_ref().map(|status| status.phase).unwrap_or_default();
+            let created =
+                hypervisor.metadata.creation_timestamp.as_ref().filter(|_| phase == HypervisorPhase::Pending)?;
+            let age = Duration::try_from(now.duration_since(created.0)).unwrap_or_default();
+            SETTLING.checked_sub(age).filter(|left| !left.is_zero())
+        };
+        self.hypervisors.iter().filter_map(young).max()
     }
 
     /// What every host offers.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
 use super::decide::decide;
 use super::observe::World;
 use super::standing::{Standing, holds_reservation, standing, wishes_to_run};
@@ -38,6 +40,17 @@ fn machines_of_a_group_go_to_different_hosts_even_if_only_one_has_the_image() {
     assert_eq!(decided(&site), ["a@two", "b@one"]);
     let site = world(vec![big("one"), cached], vec![machine("a", 0), machine("b", 1)]);
     assert_eq!(decided(&site), ["a@two", "b@two"], "without a group the image decides");
+}
+
+#[test]
+fn new_hosts_are_waited_for_but_not_long() {
+    let mut new = big("new");
+    new.status = None;
+    new.metadata.creation_timestamp = Some(Time(at(100)));
+    let site = world(vec![big("one"), new], vec![machine("a", 0)]);
+    assert_eq!(site.settling(at(105)), Some(Duration::from_secs(10)));
+    assert_eq!(site.settling(at(115)), None);
+    assert_eq!(world(vec![big("one")], vec![]).settling(at(100)), None, "a host that was looked at is known");
 }
 
 #[test]
