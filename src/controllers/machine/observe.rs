@@ -217,7 +217,9 @@ fn allowed<K>(read: kube::Result<Option<K>>, kind: &str) -> Result<Result<Option
     match read {
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(Err(Refusal::new(
             "UserDataForbidden",
-            format!("userData: the operator may not read a {kind} here; give it inline, or set userDataRefs.enabled of the chart"),
+            format!(
+                "userData: the operator may not read a {kind} here; give it inline, or set userDataRefs.enabled of the chart"
+            ),
         ))),
         read => Ok(Ok(read?)),
     }
