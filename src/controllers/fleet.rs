@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
@@ -85,15 +85,19 @@ impl Drop for FleetHost {
     }
 }
 
+/// After a start, connections are opened within this time; a host without one later has none.
+const OPENING: Duration = Duration::from_secs(10);
+
 /// All connected hosts.
 pub struct Fleet {
+    began: Instant,
     hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
     changes: broadcast::Sender<Change>,
 }
 
 impl Default for Fleet {
     fn default() -> Self {
-        Self { hosts: RwLock::default(), changes: broadcast::Sender::new(BACKLOG) }
+        Self { began: Instant::now(), hosts: RwLock::default(), changes: broadcast::Sender::new(BACKLOG) }
     }
 }
 
@@ -101,6 +105,17 @@ impl Fleet {
     /// The host of a `Hypervisor`, where there is a connection.
     pub fn get(&self, name: &str) -> Option<Arc<FleetHost>> {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// Whether it is too early to say anything about a host: it hasn't been read for the first time.
+    pub fn is_unread(&self, name: &str) -> bool {
+        match self.get(name) {
+            None => self.began.elapsed() < OPENING,
+            Some(host) => {
+                let view = host.view();
+                view.survey.present().is_none() && view.error.is_none()
+            }
+        }
     }
 
     /// The host of a `Hypervisor`, if its connection was made from this and nothing else.

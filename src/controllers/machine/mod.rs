@@ -32,6 +32,9 @@ use plan::{Failure, Plan, Standing, Step, Want, plan};
 /// A wait shorter than this isn't worth a write: mostly the next step comes first.
 const HASTY: Duration = Duration::from_secs(2);
 
+/// The first look at a host after a start takes mostly less; it wakes its machines.
+const UNREAD: Duration = Duration::from_secs(1);
+
 /// Runs the controller until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
     let triggers = triggers(&context);
@@ -92,6 +95,10 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
         cache.latest(&machine).unwrap_or(machine)
     };
 
+    let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref());
+    if host.is_some_and(|host| context.fleet.is_unread(host)) {
+        return Ok(Action::requeue(UNREAD));
+    }
     let now = Timestamp::now();
     let seen = observe(&context, &machine).await?;
     let mut plan = plan(&want(&context, &machine), &seen.view, now);
