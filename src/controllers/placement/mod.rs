@@ -9,8 +9,10 @@
 //! its host, because its disks are there, and their space stays reserved.
 
 mod act;
+mod budget;
 mod causes;
 pub mod decide;
+mod hosts;
 #[cfg(test)]
 mod laws;
 pub mod observe;

@@ -1,6 +1,6 @@
 //! What placement knows: all objects that it decides over, at one moment.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,22 +8,17 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::plan::{Amount, Budget, HostOffer, Openness, Place, Request, Wait};
+use super::hosts::empty_offer;
+use super::plan::{Amount, Budget, HostOffer, Place, Request, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour};
-use crate::api::conditions::{READY, find, is_true};
+use crate::api::conditions::{READY, find};
 use crate::api::{
-    Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, Maintenance, PinnedFlavour, PinnedImage,
-    Quota, Resources, VirtualFarm, VirtualMachine,
+    Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, PinnedFlavour, PinnedImage, Quota,
+    VirtualFarm, VirtualMachine,
 };
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::network::FarmNetwork;
-
-/// Condition of a hypervisor that takes machines.
-const SCHEDULABLE: &str = "Schedulable";
-
-/// Condition of a hypervisor that answers.
-const REACHABLE: &str = "Reachable";
 
 /// The first look at a host takes at most so long.
 const SETTLING: Duration = Duration::from_secs(15);
@@ -261,42 +256,6 @@ fn fits_image(flavour: &PinnedFlavour, image: &PinnedImage) -> Result<(), Wait> 
         )),
         _ => Ok(()),
     }
-}
-
-fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
-    let status = hypervisor.status.clone().unwrap_or_default();
-    let allocatable = status.allocatable.unwrap_or_default();
-    HostOffer {
-        name: hypervisor.name_any(),
-        class: hypervisor.spec.class,
-        labels: hypervisor.labels().clone(),
-        openness: openness(hypervisor),
-        allocatable: amount(allocatable),
-        allocated: Amount::default(),
-        cached: status.cached_images.into_iter().collect::<BTreeSet<_>>(),
-        groups: BTreeMap::new(),
-    }
-}
-
-fn openness(hypervisor: &Hypervisor) -> Openness {
-    let Some(status) = &hypervisor.status else { return Openness::NotReady };
-    let silent = find(&status.conditions, REACHABLE).is_some_and(|reachable| reachable.status != "True");
-    if hypervisor.spec.maintenance != Maintenance::None || status.phase == HypervisorPhase::Maintenance {
-        Openness::Cordoned
-    } else if silent || status.phase == HypervisorPhase::Unreachable {
-        Openness::Unreachable
-    } else if is_true(&status.conditions, SCHEDULABLE)
-        && status.allocatable.is_some()
-        && hypervisor.metadata.deletion_timestamp.is_none()
-    {
-        Openness::Open
-    } else {
-        Openness::NotReady
-    }
-}
-
-fn amount(resources: Resources) -> Amount {
-    Amount { cpus: resources.cpu.into(), memory: resources.memory, storage: resources.storage }
 }
 
 fn group_of(machine: &VirtualMachine) -> Option<String> {

@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
+pub use super::budget::{Budget, QUOTA_EXCEEDED};
 use super::causes::{Cause, Causes};
-use crate::api::{Bytes, HypervisorClass, Quota};
+use crate::api::{Bytes, HypervisorClass};
 use crate::controllers::cache::Key;
 
 /// What a machine uses, what a host has, what a farm has used.
@@ -109,19 +110,6 @@ pub struct HostOffer {
     pub groups: BTreeMap<(Key, String), usize>,
 }
 
-/// What a farm may use and what it uses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Budget {
-    /// The farm.
-    pub farm: Key,
-    /// What it may use.
-    pub quota: Quota,
-    /// How many machines hold a reservation.
-    pub instances: i64,
-    /// What they use together.
-    pub used: Amount,
-}
-
 /// Why a machine waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
@@ -146,9 +134,6 @@ pub struct Decision {
     /// The host, or why it waits.
     pub verdict: Result<String, Wait>,
 }
-
-/// Reason of machines that wait because their farm has used up its quota.
-pub const QUOTA_EXCEEDED: &str = "QuotaExceeded";
 
 /// Reason of machines that wait because no host takes them.
 pub const UNSCHEDULABLE: &str = "Unschedulable";
@@ -274,56 +259,4 @@ impl HostOffer {
 fn share(part: u64, whole: u64) -> u64 {
     let share = u128::from(part) * 1_000_000 / u128::from(whole.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
-}
-
-impl Budget {
-    /// Whether one machine more is within the quota. What isn't asked for may be above it: quotas are lowered.
-    fn admits(&self, asked: Amount) -> Result<(), Wait> {
-        let mut over = Vec::new();
-        let mut check = |what: &str, limit: Option<i64>, used: i64, asked: i64, show: fn(i64) -> String| {
-            if let Some(limit) = limit.filter(|limit| asked > 0 && used.saturating_add(asked) > *limit) {
-                over.push(format!("{what} {} of {} used, needs {} more", show(used), show(limit), show(asked)));
-            }
-        };
-        let bytes = |bytes: Bytes| i64::try_from(bytes.get()).unwrap_or(i64::MAX);
-        let size = |bytes: i64| Bytes::new(bytes.unsigned_abs()).to_string();
-        let (quota, used) = (&self.quota, &self.used);
-        check("instances", quota.instances.map(i64::from), self.instances, 1, |count| count.to_string());
-        check("cpus", quota.cpus.map(i64::from), used.cpus, asked.cpus, |count| count.to_string());
-        check("memory", quota.memory.map(bytes), bytes(used.memory), bytes(asked.memory), size);
-        check("storage", quota.storage.map(bytes), bytes(used.storage), bytes(asked.storage), size);
-        if over.is_empty() {
-            return Ok(());
-        }
-        Err(Wait::new(QUOTA_EXCEEDED, format!("{}: {}", self.farm.1, over.join("; "))))
-    }
-
-    /// By how much more than its quota the farm uses, after the quota was lowered; `None`: it doesn't.
-    #[must_use]
-    pub fn excess(&self) -> Option<String> {
-        let (quota, used) = (&self.quota, &self.used);
-        let mut over = Vec::new();
-        over.extend(
-            quota
-                .instances
-                .filter(|limit| self.instances > i64::from(*limit))
-                .map(|limit| format!("instances {} of {limit}", self.instances)),
-        );
-        over.extend(
-            quota
-                .cpus
-                .filter(|limit| used.cpus > i64::from(*limit))
-                .map(|limit| format!("cpus {} of {limit}", used.cpus)),
-        );
-        over.extend(
-            quota.memory.filter(|limit| used.memory > *limit).map(|limit| format!("memory {} of {limit}", used.memory)),
-        );
-        over.extend(
-            quota
-                .storage
-                .filter(|limit| used.storage > *limit)
-                .map(|limit| format!("storage {} of {limit}", used.storage)),
-        );
-        (!over.is_empty()).then(|| over.join(", "))
-    }
 }

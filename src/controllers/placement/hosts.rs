@@ -1,0 +1,52 @@
+//! What a host offers before anything is promised.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use super::plan::{Amount, HostOffer, Openness};
+use crate::api::conditions::{find, is_true};
+use crate::api::{Hypervisor, HypervisorPhase, Maintenance, Resources};
+
+/// Condition of a hypervisor that takes machines.
+const SCHEDULABLE: &str = "Schedulable";
+
+/// Condition of a hypervisor that answers.
+const REACHABLE: &str = "Reachable";
+
+/// A host with nothing on it.
+pub fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
+    let status = hypervisor.status.clone().unwrap_or_default();
+    let allocatable = status.allocatable.unwrap_or_default();
+    HostOffer {
+        name: hypervisor.name_any(),
+        class: hypervisor.spec.class,
+        labels: hypervisor.labels().clone(),
+        openness: openness(hypervisor),
+        allocatable: amount(allocatable),
+        allocated: Amount::default(),
+        cached: status.cached_images.into_iter().collect::<BTreeSet<_>>(),
+        groups: BTreeMap::new(),
+    }
+}
+
+fn openness(hypervisor: &Hypervisor) -> Openness {
+    let Some(status) = &hypervisor.status else { return Openness::NotReady };
+    let silent = find(&status.conditions, REACHABLE).is_some_and(|reachable| reachable.status != "True");
+    if hypervisor.spec.maintenance != Maintenance::None || status.phase == HypervisorPhase::Maintenance {
+        Openness::Cordoned
+    } else if silent || status.phase == HypervisorPhase::Unreachable {
+        Openness::Unreachable
+    } else if is_true(&status.conditions, SCHEDULABLE)
+        && status.allocatable.is_some()
+        && hypervisor.metadata.deletion_timestamp.is_none()
+    {
+        Openness::Open
+    } else {
+        Openness::NotReady
+    }
+}
+
+fn amount(resources: Resources) -> Amount {
+    Amount { cpus: resources.cpu.into(), memory: resources.memory, storage: resources.storage }
+}
