@@ -275,6 +275,7 @@ pub struct StartFailure {
 /// `epoch`, `flavour`, `image` and the condition `Scheduled`; the machine's controller writes the rest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
+#[schemars(extend("x-kubernetes-validations" = [{"rule": "!has(oldSelf.address) || has(self.address)", "message": "an address is given once; delete the machine to give it back"}]))]
 pub struct VirtualMachineStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -292,8 +293,9 @@ pub struct VirtualMachineStatus {
     /// Counts placements; a copy of the machine with a lower epoch is not this machine any more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub epoch: Option<i64>,
-    /// The address in the farm's network.
+    /// The address in the farm's network. Given once: the guest and its filters have it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "an address is given once; delete the machine to give it back"}]))]
     pub address: Option<String>,
     /// The MAC address, made from the address.
     #[serde(skip_serializing_if = "Option::is_none")]

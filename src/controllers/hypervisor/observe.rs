@@ -10,10 +10,11 @@ use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
 
 use super::plan::{Placed, Refusal, View};
-use crate::api::{Hypervisor, Image, Resources, VirtualMachine, conditions};
+use crate::api::{Hypervisor, Image, Resources, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
+use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
 use crate::libvirt::{Credentials, Host, HostConfig, LibvirtHost, Survey};
 
@@ -200,18 +201,14 @@ fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Sur
 }
 
 fn placed_on(machine: &VirtualMachine, host: &str) -> Option<Placed> {
-    let status = machine.status.as_ref().filter(|status| status.hypervisor.as_deref() == Some(host))?;
-    let flavour = status.flavour.as_ref();
-    let admitted = conditions::is_true(&status.conditions, "Scheduled");
-    let image_size = status.image.as_ref().and_then(|image| image.disk.as_ref()).map(|disk| disk.virtual_size);
-    let root = image_size.map(|size| size.max(flavour.and_then(|flavour| flavour.root_disk).unwrap_or_default()));
-    let data = flavour.and_then(|flavour| flavour.data_disk);
+    machine.status.as_ref().filter(|status| status.hypervisor.as_deref() == Some(host))?;
+    let held = held(machine);
     Some(Placed {
         name: format!("{}/{}", machine.namespace().unwrap_or_default(), machine.name_any()),
         holds: Resources {
-            cpu: flavour.filter(|_| admitted).map_or(0, |flavour| flavour.cpus),
-            memory: flavour.filter(|_| admitted).map(|flavour| flavour.memory).unwrap_or_default(),
-            storage: root.unwrap_or_default() + data.unwrap_or_default(),
+            cpu: i32::try_from(held.cpus).unwrap_or(i32::MAX),
+            memory: held.memory,
+            storage: held.storage,
         },
     })
 }

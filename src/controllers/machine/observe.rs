@@ -15,6 +15,7 @@ use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
 use crate::controllers::observed::Observed;
+use crate::controllers::placement::standing::wishes_to_run;
 use crate::guest::UserDataText;
 use crate::libvirt::{DomainRun, DomainUuid, Survey, SurveyedDomain};
 
@@ -49,6 +50,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     let view = View {
         volume_prefix: uuid.as_ref().map_or_else(|_| "none-".to_owned(), |uuid| recipe::volume_prefix(uuid.0)),
         placement: placement(&status),
+        wishes: wishes_to_run(machine),
         waits: waits(&status),
         domain,
         volumes: survey.clone().map(|survey| match deleted {

@@ -55,6 +55,8 @@ pub struct View {
     pub volume_prefix: String,
     /// Where it was placed.
     pub placement: Placement,
+    /// Whether it wishes to run, given its strategy and what it went through.
+    pub wishes: bool,
     /// Why placement lets it wait.
     pub waits: Option<Refusal>,
     /// The domain on its host.
@@ -200,7 +202,7 @@ pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
         (Placement::Resting, Observed::Present(domain)) if is_active(domain) => stop(want, seen, now),
         (Placement::Resting, _) => rest(want, seen),
         (Placement::Admitted, Observed::Absent) => {
-            if wants_to_run(want, seen) {
+            if seen.wishes {
                 make(seen, now)
             } else {
                 rest(want, seen)
@@ -217,17 +219,6 @@ fn wait_for_placement(seen: &View) -> Plan {
     match &seen.waits {
         Some(refusal) => Plan::because(Phase::Pending, refusal),
         None => Plan::stay(Phase::Pending, "NotPlaced", "waits for its address and a host"),
-    }
-}
-
-/// Whether the run strategy wants it running, given what it went through.
-fn wants_to_run(want: &Want, seen: &View) -> bool {
-    match want.run {
-        RunStrategy::Always => true,
-        RunStrategy::Halted => false,
-        RunStrategy::RerunOnFailure | RunStrategy::Once => {
-            !matches!(seen.history.phase, Phase::Stopped | Phase::Failed) || seen.history.started.is_none()
-        }
     }
 }
 
@@ -308,28 +299,34 @@ fn name_of(volume: &VolumeSpec) -> &str {
 
 /// It is off: by whom, and shall it be on?
 fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, now: Timestamp) -> Plan {
-    let finished = match (want.run, reason) {
-        (RunStrategy::Halted, _) => Some(Phase::Stopped),
-        (RunStrategy::Always, _) | (_, StopReason::NotStarted) => None,
-        (RunStrategy::Once | RunStrategy::RerunOnFailure, StopReason::Shutdown) => Some(Phase::Stopped),
-        (RunStrategy::Once, StopReason::Destroyed | StopReason::Crashed) => Some(Phase::Failed),
-        (RunStrategy::RerunOnFailure, StopReason::Destroyed | StopReason::Crashed) => None,
-    };
-    let finished = finished.or_else(|| (!wants_to_run(want, seen)).then_some(seen.history.phase));
-    if let Some(phase) = finished {
-        let mut rested = rest(want, seen);
-        rested.standing.phase = phase;
-        return rested;
+    if !seen.wishes {
+        return rest(want, seen);
     }
     let ours = seen.recipe.as_ref().ok().map(|recipe| recipe.domain.tag.epoch);
     let this_start = domain.tag.as_ref().map(|tag| tag.epoch) == ours;
     if reason == StopReason::NotStarted || !this_start {
         return make(seen, now);
     }
+    if let Some(phase) = end_of(want.run, reason) {
+        let mut rested = rest(want, seen);
+        rested.standing.phase = phase;
+        return rested;
+    }
     match new_failure(seen, reason, now) {
         None => make(seen, now),
         Some(failure) if failure.count == 0 => make(seen, now).failed(None),
         Some(failure) => back_off(&failure, now),
+    }
+}
+
+/// The phase in which a run of this strategy ends for good; none: it is started again.
+const fn end_of(run: RunStrategy, reason: StopReason) -> Option<Phase> {
+    match (run, reason) {
+        (RunStrategy::Halted, _) | (RunStrategy::Once | RunStrategy::RerunOnFailure, StopReason::Shutdown) => {
+            Some(Phase::Stopped)
+        }
+        (RunStrategy::Once, StopReason::Destroyed | StopReason::Crashed) => Some(Phase::Failed),
+        _ => None,
     }
 }
 

@@ -90,6 +90,7 @@ fn machine() -> Given {
         seen: View {
             volume_prefix: format!("{UID}-"),
             placement: Placement::Admitted,
+            wishes: true,
             waits: None,
             domain: Observed::Absent,
             volumes: Observed::Present(BTreeSet::from(["img-a.kernel".to_owned(), "others.img".to_owned()])),
@@ -110,6 +111,7 @@ impl Given {
     }
     fn wants(mut self, run: RunStrategy) -> Self {
         self.want.run = run;
+        self.seen.wishes = run != RunStrategy::Halted;
         self
     }
     fn placed(mut self, placement: Placement) -> Self {
@@ -144,6 +146,10 @@ impl Given {
     }
     fn was(mut self, phase: Phase) -> Self {
         self.seen.history.phase = phase;
+        self
+    }
+    fn finished(mut self) -> Self {
+        self.seen.wishes = false;
         self
     }
     fn started(mut self, second: i64) -> Self {
@@ -291,9 +297,18 @@ fn the_run_strategy_decides_what_follows_an_end() {
 #[test]
 fn what_ended_stays_ended() {
     for run in [RunStrategy::Once, RunStrategy::RerunOnFailure] {
-        let given = machine().wants(run).domain(SHUT_DOWN, 2).was(Phase::Stopped).placed(Placement::Resting);
+        let given = machine().wants(run).domain(SHUT_DOWN, 2).was(Phase::Stopped).finished();
         given.plans(&[]);
         given.stands(Phase::Stopped, "Finished");
+        given.placed(Placement::Resting).stands(Phase::Stopped, "Finished");
+    }
+}
+
+#[test]
+fn what_was_halted_and_is_admitted_again_runs_again() {
+    for run in [RunStrategy::Always, RunStrategy::Once, RunStrategy::RerunOnFailure] {
+        let steps = machine().wants(run).domain(SHUT_DOWN, 1).was(Phase::Stopped).plan().steps;
+        assert!(steps.contains(&Step::Start), "{run:?}: {steps:?}");
     }
 }
 
