@@ -107,15 +107,15 @@ impl Fleet {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Whether it is too early to say anything about a host: it hasn't been read for the first time.
-    pub fn is_unread(&self, name: &str) -> bool {
-        match self.get(name) {
-            None => self.began.elapsed() < OPENING,
-            Some(host) => {
-                let view = host.view();
-                view.survey.present().is_none() && view.error.is_none()
-            }
-        }
+    /// Whether it is too early to say anything about a host: it hasn't been read for the first time, or it doesn't
+    /// answer and did less than `patience` ago. A libvirtd that restarts is silent for a while, and its machines run on.
+    pub fn is_quiet(&self, name: &str, patience: Duration) -> bool {
+        let Some(host) = self.get(name) else { return self.began.elapsed() < OPENING };
+        let view = host.view();
+        let recent = |contact: Timestamp| {
+            Duration::try_from(Timestamp::now().duration_since(contact)).unwrap_or_default() < patience
+        };
+        view.survey.present().is_none() && (view.error.is_none() || view.last_contact.is_some_and(recent))
     }
 
     /// The host of a `Hypervisor`, if its connection was made from this and nothing else.

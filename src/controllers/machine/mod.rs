@@ -32,8 +32,8 @@ use plan::{Failure, Plan, Standing, Step, Want, plan};
 /// A wait shorter than this isn't worth a write: mostly the next step comes first.
 const HASTY: Duration = Duration::from_secs(2);
 
-/// The first look at a host after a start takes mostly less; it wakes its machines.
-const UNREAD: Duration = Duration::from_secs(1);
+/// A machine whose host is quiet for the moment is looked at again after this time, or when the host answers.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// Runs the controller until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
@@ -96,8 +96,9 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     };
 
     let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref());
-    if host.is_some_and(|host| context.fleet.is_unread(host)) {
-        return Ok(Action::requeue(UNREAD));
+    let patience = context.site().timings.unreachable_after.into();
+    if host.is_some_and(|host| context.fleet.is_quiet(host, patience)) {
+        return Ok(Action::requeue(QUIET));
     }
     let now = Timestamp::now();
     let seen = observe(&context, &machine).await?;

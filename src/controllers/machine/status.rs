@@ -179,6 +179,7 @@ fn chapter(
             "Ready",
             format!("{} {:.1} s after the start, {age:.1} s after creation", standing.message, earlier(Phase::Booting)),
         ),
+        Phase::Stopping if standing.reason == "Removing" => ("Removing", standing.message.clone()),
         Phase::Stopping => ("Stopping", standing.message.clone()),
         Phase::Stopped => ("Stopped", standing.message.clone()),
         _ => return None,
