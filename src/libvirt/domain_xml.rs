@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::host::{ConsoleLog, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
+use super::spec::{ConsoleLog, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
 use super::tag::{self, DOMAIN_PREFIX};
 use crate::api::{DiskFormat, Virtualization};
 use crate::network::filters;
@@ -197,7 +197,7 @@ fn interface(nic: &Nic) -> Element {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::{DataDisk, OwnershipTag, RootDisk};
+    use super::super::spec::{DataDisk, OwnershipTag, RootDisk};
     use super::super::tag::tests::any_tag;
     use super::*;
     use crate::api::Bytes;

@@ -7,7 +7,7 @@ use virt::sys;
 
 use super::domain_xml::{self, Paths};
 use super::error::Failure;
-use super::host::{DomainSpec, DomainUuid};
+use super::spec::{DomainSpec, DomainUuid};
 use super::volumes::Place;
 use super::{agent, tag};
 

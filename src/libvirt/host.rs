@@ -1,20 +1,16 @@
-//! What the controllers ask of a host, and the plain data they exchange with it.
-//!
-//! Implementations: [`super::LibvirtHost`] over libvirt RPC, and a simulated one for property tests.
+//! What the controllers ask of a host, and what it answers. [`super::LibvirtHost`] does it over libvirt RPC.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::api::{Bytes, DiskFormat, Virtualization};
-use crate::network::{FarmNetwork, MacAddress, RuleSet};
+use super::spec::{DomainSpec, DomainUuid, OwnershipTag, VolumeSpec};
+use crate::api::{Bytes, DiskFormat};
+use crate::network::RuleSet;
 
 /// What a call to a host gives.
 pub type Result<T> = std::result::Result<T, HostError>;
@@ -81,16 +77,6 @@ impl HostError {
     #[must_use]
     pub const fn is_silence(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Deadline { .. })
-    }
-}
-
-/// The UUID of a domain: its `VirtualMachine`'s `metadata.uid`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct DomainUuid(pub Uuid);
-
-impl fmt::Display for DomainUuid {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.hyphenated().fmt(formatter)
     }
 }
 
@@ -176,137 +162,6 @@ pub enum StopReason {
     Destroyed,
     /// QEMU or the guest crashed, or the start failed.
     Crashed,
-}
-
-/// Whose domain this is: stands in the domain's metadata, under our namespace.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnershipTag {
-    /// Identity of the Kubernetes cluster (uid of its `kube-system` namespace).
-    pub cluster: String,
-    /// Namespace of the `VirtualMachine`.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its uid, the same as the domain's UUID.
-    pub uid: Uuid,
-    /// Counts placements: of two copies the one with the lower epoch is not the machine any more.
-    pub epoch: i64,
-    /// Hash of what the domain was made from; another hash means a restart would change something.
-    pub spec_hash: String,
-}
-
-/// A network card.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Nic {
-    /// The host's bridge.
-    pub bridge: String,
-    /// Its MAC address.
-    pub mac: MacAddress,
-    /// The only address it may use.
-    pub address: Ipv4Addr,
-    /// The farm's network: the only one it may speak with.
-    pub farm: FarmNetwork,
-    /// The rules that hold it to that.
-    pub rules: RuleSet,
-}
-
-/// A volume to make.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum VolumeSpec {
-    /// A qcow2 overlay over a base volume of the same pool.
-    Overlay {
-        /// Name of the new volume.
-        name: String,
-        /// Name of the base volume.
-        base: String,
-        /// Format of the base volume.
-        base_format: DiskFormat,
-        /// Size that the guest sees.
-        size: Bytes,
-    },
-    /// An empty qcow2.
-    Blank {
-        /// Name of the new volume.
-        name: String,
-        /// Size that the guest sees.
-        size: Bytes,
-    },
-}
-
-/// The root disk of a domain.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct RootDisk {
-    /// Name of the overlay volume.
-    pub volume: String,
-    /// Name of the base volume behind it.
-    pub base: String,
-    /// Format of the base volume.
-    pub base_format: DiskFormat,
-}
-
-/// A further disk of a domain, qcow2 without a base.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct DataDisk {
-    /// Name of the volume.
-    pub volume: String,
-}
-
-/// A kernel to boot directly.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Kernel {
-    /// Name of the kernel's volume.
-    pub kernel: String,
-    /// Name of the initramfs's volume.
-    pub initrd: Option<String>,
-    /// Kernel command line.
-    pub cmdline: String,
-}
-
-/// What a domain boots with.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Firmware {
-    /// From the root disk.
-    Disk,
-    /// A kernel given from outside.
-    Kernel(Kernel),
-}
-
-/// Where the guest's serial console goes on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ConsoleLog {
-    /// A pseudo-terminal, for `virsh console`.
-    Pty,
-}
-
-/// A domain to define. Names and user text in it reach XML only through a typed writer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DomainSpec {
-    /// Its UUID; its name is `casc-<uuid>`.
-    pub uuid: DomainUuid,
-    /// For people: `namespace/name`.
-    pub title: String,
-    /// Whose it is.
-    pub tag: OwnershipTag,
-    /// KVM or emulation.
-    pub virtualization: Virtualization,
-    /// Virtual CPUs.
-    pub cpus: i32,
-    /// Memory.
-    pub memory: Bytes,
-    /// What it boots with.
-    pub firmware: Firmware,
-    /// Root disk.
-    pub root: Option<RootDisk>,
-    /// Data disk.
-    pub data: Option<DataDisk>,
-    /// Name of the seed volume, raw and read-only.
-    pub seed: Option<String>,
-    /// Network cards.
-    pub nics: Vec<Nic>,
-    /// Whether the pool is shared: caching is off then, as live migration needs it.
-    pub shared_storage: bool,
-    /// Serial console.
-    pub console: ConsoleLog,
 }
 
 /// How far an upload is; read while it runs.

@@ -10,6 +10,7 @@ mod filters;
 mod host;
 mod libvirt_host;
 mod link;
+mod spec;
 mod stats;
 mod survey;
 mod tag;
@@ -20,7 +21,9 @@ mod volumes;
 pub use crate::network::RuleSet;
 pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved};
 pub use host::{
-    ConsoleLog, DataDisk, DomainRun, DomainSpec, DomainUuid, Firmware, Host, HostError, HostFacts, Kernel, Nic,
-    OwnershipTag, PoolSpace, Progress, Result, RootDisk, StopReason, Survey, SurveyedDomain, VolumeSpec,
+    DomainRun, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason, Survey, SurveyedDomain,
 };
 pub use libvirt_host::LibvirtHost;
+pub use spec::{
+    ConsoleLog, DataDisk, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
+};

@@ -13,8 +13,9 @@ use virt::storage_pool::StoragePool;
 
 use super::domains;
 use super::error::Failure;
-use super::host::{DomainRun, DomainUuid, HostFacts, PoolSpace, Survey, SurveyedDomain};
+use super::host::{DomainRun, HostFacts, PoolSpace, Survey, SurveyedDomain};
 use super::link::Session;
+use super::spec::DomainUuid;
 use super::stats::{self, DomainStats};
 use super::tag::{self, TagCache};
 use super::volumes::{self, Place};
@@ -86,7 +87,7 @@ fn domains(connection: &Connect, cache: &TagCache) -> Result<BTreeMap<DomainUuid
 fn surveyed(
     connection: &Connect,
     record: DomainStats,
-    tag: Option<super::host::OwnershipTag>,
+    tag: Option<super::spec::OwnershipTag>,
 ) -> Result<Option<SurveyedDomain>, Failure> {
     let DomainStats { uuid, name, state, cpus, memory } = record;
     match (state, cpus, memory) {

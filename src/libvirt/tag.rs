@@ -12,7 +12,7 @@ use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::error::Failure;
-use super::host::{DomainUuid, OwnershipTag};
+use super::spec::{DomainUuid, OwnershipTag};
 use crate::xml::Element;
 
 /// XML namespace of the tag.

@@ -7,7 +7,7 @@ use virt::storage_vol::StorageVol;
 
 use super::domain_xml::format_name;
 use super::error::Failure;
-use super::host::VolumeSpec;
+use super::spec::VolumeSpec;
 use crate::api::{Bytes, DiskFormat};
 use crate::xml::Element;
 

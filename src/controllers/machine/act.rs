@@ -1,7 +1,7 @@
 //! Steps become calls, and nothing else.
 
-use super::plan::Step;
 use super::recipe::{Recipe, Refusal};
+use super::situation::Step;
 use crate::controllers::fleet::FleetHost;
 use crate::libvirt::{DomainUuid, HostError};
 

@@ -5,6 +5,7 @@ mod act;
 mod observe;
 mod plan;
 mod recipe;
+mod situation;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -27,7 +28,8 @@ use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::{FINALIZER, Phase, VirtualMachine};
 use crate::libvirt::{DomainUuid, HostError};
 use observe::{Observation, observe};
-use plan::{Failure, Plan, Standing, Step, Want, plan};
+use plan::plan;
+use situation::{Failure, Plan, Standing, Step, Want};
 
 /// A wait shorter than this isn't worth a write: mostly the next step comes first.
 const HASTY: Duration = Duration::from_secs(2);

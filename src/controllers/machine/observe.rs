@@ -6,8 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
-use super::plan::{Failure, History, Placement, View};
 use super::recipe::{self, Ingredients, Recipe, Refusal};
+use super::situation::{Failure, History, Placement, View};
 use crate::api::{
     ImageHostState, KeyRef, Phase, PinnedFlavour, UserData, VirtualMachine, VirtualMachineStatus, conditions,
 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::plan::{Plan, Standing, View};
+use super::situation::{Plan, Standing, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::writes::Share;

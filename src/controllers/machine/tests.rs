@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::plan::*;
+use super::plan::{pause, plan};
 use super::recipe::{Recipe, Refusal};
+use super::situation::*;
 use crate::api::{Bytes, Phase, Readiness, RunStrategy, Virtualization};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{

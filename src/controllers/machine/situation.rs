@@ -1,0 +1,174 @@
+//! What is wanted of a machine, what was seen of it, and what a plan is made of.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::recipe::{Recipe, Refusal};
+use crate::api::{Phase, Readiness, RunStrategy};
+use crate::controllers::observed::Observed;
+use crate::libvirt::{RuleSet, SurveyedDomain, VolumeSpec};
+
+/// A machine on which nothing happens is looked at this often.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// What somebody wants of a machine.
+#[derive(Clone, Debug)]
+pub struct Want {
+    /// It is being deleted.
+    pub deleted: bool,
+    /// When it shall run.
+    pub run: RunStrategy,
+    /// What makes it Ready.
+    pub readiness: Readiness,
+    /// A boot that takes longer is reported.
+    pub boot_deadline: Duration,
+    /// A guest gets so long to shut down.
+    pub shutdown_grace: Duration,
+}
+
+/// Whether placement lets it run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// It has no host.
+    Nowhere,
+    /// It has a host, where its disks are, and no reservation.
+    Resting,
+    /// It has a host and a reservation.
+    Admitted,
+}
+
+/// What was seen of a machine.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What the names of all its volumes start with.
+    pub volume_prefix: String,
+    /// Where it was placed.
+    pub placement: Placement,
+    /// Whether it wishes to run, given its strategy and what it went through.
+    pub wishes: bool,
+    /// Why placement lets it wait.
+    pub waits: Option<Refusal>,
+    /// The domain on its host.
+    pub domain: Observed<SurveyedDomain>,
+    /// The volumes on its host.
+    pub volumes: Observed<BTreeSet<String>>,
+    /// The filters on its host.
+    pub filters: BTreeSet<String>,
+    /// How it is made.
+    pub recipe: Result<Recipe, Refusal>,
+    /// How far its image is on its host, in words.
+    pub image_progress: Option<String>,
+    /// The spec asks for something that only the next admission can give.
+    pub outdated: Option<String>,
+    /// Whether its agent answers, where it was asked.
+    pub agent: Option<bool>,
+    /// What it went through.
+    pub history: History,
+}
+
+/// What a machine went through, from its status.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// The phase that its status shows.
+    pub phase: Phase,
+    /// When its domain was last started, since it was last placed.
+    pub started: Option<Timestamp>,
+    /// When it was last asked to shut down, if it is shutting down.
+    pub stop_asked: Option<Timestamp>,
+    /// Whether the guest answered since it was last started.
+    pub answered: bool,
+    /// Starts that failed in a row.
+    pub failure: Option<Failure>,
+}
+
+/// Starts that failed in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// How many.
+    pub count: i32,
+    /// The next one isn't before this time.
+    pub retry_after: Timestamp,
+    /// What the last one said.
+    pub message: String,
+}
+
+/// One thing to do on the host. Each may be repeated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Define the filter of a rule set.
+    EnsureFilter(RuleSet),
+    /// Make a disk.
+    EnsureVolume(VolumeSpec),
+    /// Write the seed volume.
+    WriteSeed,
+    /// Define the domain.
+    Define,
+    /// Start it.
+    Start,
+    /// Ask the guest to shut down.
+    Shutdown,
+    /// Switch it off.
+    Destroy,
+    /// Remove its definition.
+    Undefine,
+    /// Remove a volume.
+    DeleteVolume(String),
+}
+
+/// What the status shall say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// Why, in one CamelCase word.
+    pub reason: String,
+    /// Why, in a sentence.
+    pub message: String,
+    /// Starts that failed in a row.
+    pub failure: Option<Failure>,
+}
+
+/// What to do and what to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// What to do, in this order.
+    pub steps: Vec<Step>,
+    /// What to say.
+    pub standing: Standing,
+    /// When to look again at the latest.
+    pub again: Duration,
+    /// Nothing of the machine is left outside: its object may go.
+    pub release: bool,
+}
+
+impl Plan {
+    /// Nothing to do; the standing says why.
+    pub(super) fn stay(phase: Phase, reason: &str, message: impl Into<String>) -> Self {
+        let standing =
+            Standing { phase, ready: false, reason: reason.to_owned(), message: message.into(), failure: None };
+        Self { steps: Vec::new(), standing, again: STEADY, release: false }
+    }
+
+    pub(super) fn because(phase: Phase, refusal: &Refusal) -> Self {
+        Self::stay(phase, &refusal.reason, refusal.message.clone())
+    }
+
+    pub(super) fn doing(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
+        self.steps.extend(steps);
+        self
+    }
+
+    pub(super) fn again(mut self, after: Duration) -> Self {
+        self.again = after.clamp(Duration::from_millis(100), STEADY);
+        self
+    }
+
+    pub(super) fn failed(mut self, failure: Option<Failure>) -> Self {
+        self.standing.failure = failure;
+        self
+    }
+}
