@@ -46,9 +46,19 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         cached_images: survey.as_deref().map_or_else(Vec::new, |survey| cached(&context.caches.images.list(), survey)),
         idle_volumes: idle_volumes(context, host.as_deref(), survey.as_deref()),
         placed: context.caches.machines.list().iter().filter_map(|machine| placed_on(machine, &name)).collect(),
+        pool_is_shared: shares_its_pool(context, hypervisor),
         seen,
     };
     Ok((view, host))
+}
+
+/// Whether a Hypervisor that stays sees the same volumes.
+fn shares_its_pool(context: &Context, hypervisor: &Hypervisor) -> bool {
+    let Some(shared) = &hypervisor.spec.storage.shared else { return false };
+    context.caches.hypervisors.list().iter().any(|other| {
+        let stays = other.uid() != hypervisor.uid() && other.metadata.deletion_timestamp.is_none();
+        stays && other.spec.storage.shared.as_ref() == Some(shared)
+    })
 }
 
 /// The older Hypervisor with the same URI.

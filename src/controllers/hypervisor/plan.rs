@@ -48,6 +48,8 @@ pub struct View {
     pub idle_volumes: Vec<String>,
     /// The machines that have it.
     pub placed: Vec<Placed>,
+    /// Another host has the same pool: what lies in it is in use.
+    pub pool_is_shared: bool,
 }
 
 /// One thing to do on the host.
@@ -98,7 +100,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, unreachable_after: Duration, n
         Plan { steps: Vec::new(), phase: phase(hypervisor, seen, reach.as_ref()), reach, waits: None, release: false };
     if hypervisor.metadata.deletion_timestamp.is_some() {
         leave(&mut plan, seen, survey.map(|survey| &**survey));
-    } else if let Some(survey) = survey {
+    } else if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
         let idle = seen.idle_volumes.iter().cloned().map(Step::DeleteVolume);
         plan.steps = unused_filters(survey).chain(idle).collect();
     }
@@ -142,8 +144,11 @@ fn leave(plan: &mut Plan, seen: &View, survey: Option<&Survey>) {
         return;
     }
     match (survey, &plan.reach) {
+        // What lies on a host that was refused belongs to the Hypervisor that has it.
+        _ if seen.refusal.is_some() => plan.release = true,
         (Some(survey), _) => {
-            let images = survey.volumes.iter().filter(|name| is_image_volume(name)).cloned().map(Step::DeleteVolume);
+            let ours = |name: &&String| is_image_volume(name) && !seen.pool_is_shared;
+            let images = survey.volumes.iter().filter(ours).cloned().map(Step::DeleteVolume);
             plan.steps = unused_filters(survey).chain(images).collect();
             plan.release = plan.steps.is_empty();
             plan.waits = Some(Refusal::new("Cleaning", "filters and image copies are being removed from it"));
@@ -243,6 +248,7 @@ mod tests {
             cached_images: Vec::new(),
             idle_volumes: Vec::new(),
             placed: Vec::new(),
+            pool_is_shared: false,
         }
     }
 
@@ -303,6 +309,21 @@ mod tests {
         assert!(plan(&hypervisor, &view, AFTER, at(101)).release);
         view.seen = Some(silent(None));
         assert!(plan(&hypervisor, &view, AFTER, at(200)).release, "a dead host without machines holds nobody");
+    }
+
+    #[test]
+    fn a_host_that_goes_takes_nothing_from_the_one_that_has_the_same_machine_or_pool() {
+        let mut hypervisor = hypervisor();
+        let mut view = view(answering(with_leftovers()));
+        view.refusal = Some(Refusal::new("DuplicateHost", "one machine under two addresses"));
+        assert!(plan(&hypervisor, &view, AFTER, at(101)).steps.is_empty(), "refused, it tidies nothing");
+        hypervisor.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
+        let twin = plan(&hypervisor, &view, AFTER, at(101));
+        assert!(twin.steps.is_empty() && twin.release);
+        view.refusal = None;
+        view.pool_is_shared = true;
+        let steps = plan(&hypervisor, &view, AFTER, at(101)).steps;
+        assert_eq!(steps, [Step::DeleteFilter("cascina-machine-000000000000".into())], "images stay in a shared pool");
     }
 
     #[test]
