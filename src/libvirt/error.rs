@@ -63,7 +63,7 @@ impl Failure {
 
     fn message(&self) -> String {
         match self {
-            Self::Libvirt { error, .. } => error.message().to_owned(),
+            Self::Libvirt { error, .. } => explained(error.message()),
             Self::InUse(message) | Self::NoSpace(message) | Self::Silent(message) | Self::Refused(message) => {
                 message.clone()
             }
@@ -126,6 +126,14 @@ fn is_silence(error: &Error) -> bool {
         ])
 }
 
+/// What libvirt says when the host closes the door on our certificate doesn't mention certificates.
+fn explained(message: &str) -> String {
+    const TURNED_AWAY: &str = "Unable to read TLS confirmation";
+    const HINT: &str = "the host refuses the operator's certificate: look at ca_file and tls_allowed_dn_list in its \
+                        libvirtd.conf and at its log";
+    if message.contains(TURNED_AWAY) { format!("{message} ({HINT})") } else { message.to_owned() }
+}
+
 /// Marks a failure on a connection that broke meanwhile: whatever the error says, it is no answer of the host.
 pub(super) fn if_broken(connection: &Connect, failure: Failure) -> Failure {
     if connection.is_alive().unwrap_or(false) { failure } else { Failure::Silent(failure.message()) }
@@ -152,6 +160,13 @@ mod tests {
         let failure = Failure::from(test_driver().lookup_domain_by_name("nobody").unwrap_err());
         assert!(failure.is(ErrorNumber::NoDomain) && !failure.is_silence());
         assert_eq!(failure.of("look").reason(), "HostRefused");
+    }
+
+    #[test]
+    fn a_certificate_that_was_turned_away_is_named() {
+        let said = explained("Unable to read TLS confirmation: Input/output error");
+        assert!(said.contains("refuses the operator's certificate"), "{said}");
+        assert_eq!(explained("Connection refused"), "Connection refused");
     }
 
     #[test]
