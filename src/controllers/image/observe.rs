@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 
 use super::jobs::{JobKey, JobState, Jobs};
-use super::plan::{Target, TargetVolume, View};
-use crate::api::{CachePolicy, Hypervisor, Image, VirtualMachine, conditions};
+use super::plan::{Known, Target, TargetVolume, View};
+use crate::api::{CachePolicy, Hypervisor, Image, ImagePhase, VirtualMachine, conditions};
 use crate::controllers::context::Context;
 use crate::images::{BadChecksum, ImageVolumes, volumes_of};
 use crate::libvirt::Survey;
@@ -45,8 +45,16 @@ pub fn observe(context: &Context, jobs: &Jobs, image: &Image) -> Result<View, Ba
         targets: pools.into_values().map(|hosts| target(context, jobs, &name, &volumes, &hosts)).collect(),
         users: users.iter().map(|machine| full_name(machine)).collect(),
         deleted: image.metadata.deletion_timestamp.is_some(),
+        known: known(image, &volumes.revision),
         volumes,
     })
+}
+
+/// What the status says, if it speaks of these contents.
+fn known(image: &Image, revision: &str) -> Option<Known> {
+    let status = image.status.as_ref()?;
+    let same = status.phase == ImagePhase::Ready && status.revision.as_deref() == Some(revision);
+    same.then_some(Known { size: status.size, virtual_size: status.virtual_size })
 }
 
 /// Whether the host keeps a copy before a machine asks for it.

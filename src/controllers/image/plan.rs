@@ -22,6 +22,17 @@ pub struct View {
     pub users: Vec<String>,
     /// It is being deleted.
     pub deleted: bool,
+    /// What its status says of these very contents, if it says that they are verified.
+    pub known: Option<Known>,
+}
+
+/// Verified by an earlier process: it stays so while this one looks at the files for the first time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Size of the files.
+    pub size: Option<Bytes>,
+    /// Size of the disk as a guest sees it.
+    pub virtual_size: Option<Bytes>,
 }
 
 /// A pool that shall have a copy: one host's own, or one that several hosts share.
@@ -92,16 +103,16 @@ pub fn plan(seen: &View, now: Timestamp) -> Plan {
         busy: false,
     };
     if !seen.deleted {
-        fetch(&mut plan, seen, now);
+        let in_store = fetch(&mut plan, seen, now);
         for target in &seen.targets {
-            spread(&mut plan, target, now);
+            spread(&mut plan, target, in_store, now);
         }
     }
     plan
 }
 
-/// Every file has to be in the store and judged before any host gets one.
-fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) {
+/// Every file has to be in the store and judged before any host gets one. Returns whether all are.
+fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) -> bool {
     let mut sizes = Vec::new();
     for (volume, state) in &seen.fetches {
         match state {
@@ -125,23 +136,28 @@ fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) {
             }
         }
     }
+    let in_store = sizes.len() == seen.fetches.len();
     let failed = matches!(plan.phase, ImagePhase::Rejected | ImagePhase::Failed);
-    if sizes.len() == seen.fetches.len() {
+    if in_store {
         plan.size = Some(sizes.into_iter().sum());
+    } else if let Some(known) = seen.known.filter(|_| !failed) {
+        (plan.size, plan.virtual_size) = (known.size, known.virtual_size);
+        plan.progress = None;
+        plan.busy = true;
     } else if !failed {
         plan.phase = ImagePhase::Fetching;
         plan.reason = "Fetching".into();
         plan.message = plan.progress.clone().unwrap_or_else(|| "being fetched and verified".into());
         plan.busy = true;
     }
+    in_store
 }
 
 /// One pool gets its copy.
-fn spread(plan: &mut Plan, target: &Target, now: Timestamp) {
-    let verified = plan.phase == ImagePhase::Ready;
+fn spread(plan: &mut Plan, target: &Target, in_store: bool, now: Timestamp) {
     let missing: Vec<_> = target.volumes.iter().filter(|volume| !volume.complete).collect();
     let mut told = ImageHost { state: ImageHostState::Waiting, ..ImageHost::default() };
-    match (&target.through, missing.is_empty(), verified) {
+    match (&target.through, missing.is_empty(), in_store) {
         (_, true, _) => told.state = ImageHostState::Ready,
         (None, false, _) => told.message = Some("the host doesn't answer".into()),
         (Some(_), false, false) => told.message = Some(plan.message.clone()),
@@ -222,6 +238,7 @@ mod tests {
             volumes,
             users: Vec::new(),
             deleted: false,
+            known: None,
         }
     }
 
@@ -233,6 +250,17 @@ mod tests {
         let rejected = plan(&seen(Some(failed(true, 0)), false, None), at(100));
         assert_eq!((rejected.steps.len(), rejected.phase), (0, ImagePhase::Rejected));
         assert_eq!(rejected.message, "no good");
+    }
+
+    #[test]
+    fn what_an_earlier_process_verified_stays_ready_and_is_not_uploaded_before_this_one_has_looked() {
+        let mut seen = seen(None, false, None);
+        seen.known = Some(Known { size: Some(Bytes::mebi(1)), virtual_size: Some(Bytes::gibi(2)) });
+        let looking = plan(&seen, at(0));
+        assert_eq!((looking.phase, looking.size), (ImagePhase::Ready, Some(Bytes::mebi(1))));
+        assert!(matches!(looking.steps.as_slice(), [Step::Fetch(_)]));
+        seen.fetches[0].1 = Some(failed(true, 0));
+        assert_eq!(plan(&seen, at(0)).phase, ImagePhase::Rejected);
     }
 
     #[test]
