@@ -56,6 +56,12 @@ impl Bytes {
         self.get().div_ceil(1024)
     }
 
+    /// Rounded up to whole mebibytes, for people.
+    #[must_use]
+    pub const fn whole_mebibytes(self) -> Self {
+        Self::new(self.get().div_ceil(1 << 20) << 20)
+    }
+
     /// What is left after taking `other` away, at least nothing.
     #[must_use]
     pub fn saturating_sub(self, other: Self) -> Self {

@@ -191,7 +191,7 @@ pub struct ImageStatus {
     /// Short name of these contents; a change of checksum or command line is a new revision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,
-    /// Size of the files together.
+    /// Size of the files together, rounded up to whole mebibytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<Bytes>,
     /// Size of the disk as a guest sees it.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{Bytes, Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources};
+use crate::api::{Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources};
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
@@ -189,15 +189,10 @@ pub fn allocated(placed: &[Placed]) -> Resources {
     })
 }
 
-/// Size in the largest unit that keeps it readable: whole mebibytes.
-pub fn readable(size: Bytes) -> Bytes {
-    Bytes::new(size.get() >> 20 << 20)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{HypervisorNetwork, HypervisorNetworks, HypervisorSpec, HypervisorStorage, Overcommit};
+    use crate::api::{Bytes, HypervisorNetwork, HypervisorNetworks, HypervisorSpec, HypervisorStorage, Overcommit};
     use crate::libvirt::HostError;
     use std::sync::Arc;
 

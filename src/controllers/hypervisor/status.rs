@@ -62,7 +62,7 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, now: Timestamp)
     if let Some(allocatable) = status.allocatable {
         status.cpu_allocation = Some(format!("{}/{}", allocated.cpu, allocatable.cpu));
         status.memory_allocation =
-            Some(format!("{}/{}", plan::readable(allocated.memory), plan::readable(allocatable.memory)));
+            Some(format!("{}/{}", allocated.memory.whole_mebibytes(), allocatable.memory.whole_mebibytes()));
     }
     status
 }

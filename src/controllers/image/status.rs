@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::plan::{Plan, View};
 use crate::api::conditions::{self, READY, State};
-use crate::api::{Image, ImageHost, ImageHostState, ImagePhase, ImageStatus};
+use crate::api::{Bytes, Image, ImageHost, ImageHostState, ImagePhase, ImageStatus};
 use crate::controllers::writes::Share;
 
 /// What of the status the controller writes.
@@ -35,7 +35,7 @@ pub fn status(image: &Image, seen: &View, plan: &Plan, now: Timestamp) -> ImageS
         observed_generation: generation,
         phase: plan.phase,
         revision: Some(seen.volumes.revision.clone()),
-        size: plan.size,
+        size: plan.size.map(Bytes::whole_mebibytes),
         virtual_size: plan.virtual_size,
         ready: Some(format!("{ready}/{}", plan.hosts.len())),
         progress: plan.progress.clone(),
