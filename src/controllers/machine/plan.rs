@@ -20,6 +20,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// A guest that boots is asked this often whether it answers.
 const BOOT_POLL: Duration = Duration::from_millis(500);
 
+/// What was refused may be corrected in a Secret or ConfigMap, which nobody watches: it is read again this often.
+const REFUSED: Duration = Duration::from_secs(10);
+
 /// What to do about a machine.
 pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
     if want.deleted {
@@ -90,7 +93,7 @@ fn make(seen: &View, now: Timestamp) -> Plan {
     }
     let recipe = match &seen.recipe {
         Ok(recipe) => recipe,
-        Err(refusal) => return Plan::because(Phase::Scheduled, refusal),
+        Err(refusal) => return Plan::because(Phase::Scheduled, refusal).again(REFUSED),
     };
     let Observed::Present(volumes) = &seen.volumes else {
         return Plan::stay(Phase::Scheduled, "HostUnreachable", "the host's volumes can't be read")
