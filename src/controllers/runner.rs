@@ -11,11 +11,13 @@ use kube::core::NamespaceResourceScope;
 use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
+use serde::Serialize;
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::cache::{Cache, Cached};
 use super::context::Context;
 use super::error::Error;
+use super::writes::tell_pause;
 use crate::api::{PAUSED_ANNOTATION, is_annotated};
 
 /// The longest pause after errors.
@@ -53,7 +55,7 @@ pub async fn run<K, F, R>(
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
     reconcile: F,
 ) where
-    K: Cached,
+    K: Cached + Serialize,
     F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Action, Error>> + Send + 'static,
 {
@@ -68,8 +70,9 @@ pub async fn run<K, F, R>(
             let name = full_name(&*object);
             let span = info_span!("reconcile", kind = %K::kind(&()), object = %name);
             async move {
-                if is_annotated(&*object, PAUSED_ANNOTATION) {
-                    debug!("paused by annotation");
+                let paused = is_annotated(&*object, PAUSED_ANNOTATION);
+                tell_pause(&context, &*object, paused).await?;
+                if paused {
                     return Ok(Action::await_change());
                 }
                 let begin = Instant::now();

@@ -1,7 +1,8 @@
 //! How the controllers write to the API server: server-side apply, each with a field manager of its own, and only
 //! what differs from what is there.
 
-use kube::api::{Patch, PatchParams};
+use jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -9,7 +10,8 @@ use serde_json::{Map, Value, json};
 use super::cache::{Cache, Cached};
 use super::context::Context;
 use super::error::Error;
-use crate::api::FINALIZER;
+use crate::api::conditions::{State, stamp};
+use crate::api::{FINALIZER, PAUSED_ANNOTATION};
 
 /// The part of a status that one field manager writes.
 pub struct Share {
@@ -20,6 +22,9 @@ pub struct Share {
     /// Types of conditions.
     pub conditions: &'static [&'static str],
 }
+
+/// What is told of every kind alike.
+const PAUSE_SHARE: Share = Share { manager: "cascina-pause", fields: &[], conditions: &["Paused"] };
 
 impl Share {
     /// The part of a status that belongs to this manager.
@@ -132,6 +137,42 @@ fn is_same(one: &Value, other: &Value) -> bool {
         status
     };
     ordered(one) == ordered(other)
+}
+
+/// Shows in its status that an object is paused, or that it isn't any more.
+///
+/// # Errors
+/// What the API server says. An object that is gone meanwhile is no error.
+pub async fn tell_pause<K>(context: &Context, object: &K, paused: bool) -> Result<(), Error>
+where
+    K: Cached + Serialize,
+{
+    let shown = serde_json::to_value(object)?;
+    let shown = PAUSE_SHARE.of(shown.get("status").unwrap_or(&Value::Null)) != json!({});
+    if shown == paused {
+        return Ok(());
+    }
+    let message = format!("the annotation {PAUSED_ANNOTATION} is \"true\": remove it to go on");
+    let state = paused.then(|| State::yes("Paused", "Annotated", message));
+    let conditions = stamp(state.into_iter().collect(), &[], object.meta().generation, Timestamp::now());
+    let name = object.name_any();
+    let patch = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": { "name": name, "uid": object.uid() },
+        "status": { "conditions": conditions },
+    });
+    let resource = ApiResource::erase::<K>(&());
+    let api: Api<DynamicObject> = match object.namespace() {
+        Some(namespace) => Api::namespaced_with(context.client.clone(), &namespace, &resource),
+        None => Api::all_with(context.client.clone(), &resource),
+    };
+    context.metrics.write::<K>("status");
+    match api.patch_status(&name, &PatchParams::apply(PAUSE_SHARE.manager).force(), &Patch::Apply(patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Puts our finalizer on an object; it stays with whatever else stands there.
