@@ -23,6 +23,12 @@ const BOOT_POLL: Duration = Duration::from_millis(500);
 /// What was refused may be corrected in a Secret or ConfigMap, which nobody watches: it is read again this often.
 const REFUSED: Duration = Duration::from_secs(10);
 
+/// A guest that shuts down is looked at this often.
+const STOP_POLL: Duration = Duration::from_secs(1);
+
+/// Seconds after which it is asked again.
+const ASK_AGAIN: u64 = 10;
+
 /// What to do about a machine.
 pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
     if want.deleted {
@@ -262,15 +268,18 @@ fn answering(want: &Want, seen: &View, ran: Option<Duration>) -> Plan {
     }
 }
 
-/// On the way off: asked first, switched off when its time is over.
+/// On the way off: asked first, switched off when its time is over. A guest that was booting heard nothing, so it is
+/// asked again now and then.
 fn stop(want: &Want, seen: &View, now: Timestamp) -> Plan {
-    let plan = Plan::stay(Phase::Stopping, "Stopping", "the guest is asked to shut down").again(Duration::from_secs(1));
-    match seen.history.stop_asked {
-        None => plan.doing([Step::Shutdown]),
-        Some(asked) if Duration::try_from(now.duration_since(asked)).unwrap_or_default() >= want.shutdown_grace => {
-            plan.doing([Step::Destroy])
-        }
-        Some(_) => plan,
+    let plan = Plan::stay(Phase::Stopping, "Stopping", "the guest is asked to shut down").again(STOP_POLL);
+    let Some(asked) = seen.history.stop_asked else { return plan.doing([Step::Shutdown]) };
+    let waited = Duration::try_from(now.duration_since(asked)).unwrap_or_default();
+    if waited >= want.shutdown_grace {
+        plan.doing([Step::Destroy])
+    } else if waited.as_secs() % ASK_AGAIN == ASK_AGAIN - 1 {
+        plan.doing([Step::Shutdown])
+    } else {
+        plan
     }
 }
 

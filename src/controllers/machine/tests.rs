@@ -275,8 +275,10 @@ fn a_guest_that_answers_is_ready_and_one_that_boots_is_not() {
 fn halting_asks_first_and_switches_off_when_the_time_is_over() {
     let mut given = machine().wants(RunStrategy::Halted).domain(DomainRun::Running, 2).agent(true);
     given.plans(&[Step::Shutdown]);
-    given.seen.history.stop_asked = Some(at(NOW - 59));
+    given.seen.history.stop_asked = Some(at(NOW - 5));
     given.plans(&[]);
+    given.seen.history.stop_asked = Some(at(NOW - 9));
+    given.plans(&[Step::Shutdown]);
     given.seen.history.stop_asked = Some(at(NOW - 60));
     given.plans(&[Step::Destroy]);
     machine().wants(RunStrategy::Halted).domain(SHUT_DOWN, 2).stands(Phase::Stopped, "Halted");
