@@ -1,0 +1,34 @@
+//! Cascina as its users see it: the operator, the API server, libvirt and guests of a running box, nothing imitated.
+//!
+//! `make test` runs this, one test after another, in the order of their names. By hand: `. .box/env`, then
+//! `cargo test --test box -- --test-threads=1 [NAME]`. Without a box each test says so and passes.
+
+#[path = "support/cluster.rs"]
+mod cluster;
+#[path = "box/support/mod.rs"]
+mod support;
+
+#[path = "box/bad_hosts.rs"]
+mod bad_hosts;
+#[path = "box/bad_images.rs"]
+mod bad_images;
+#[path = "box/bad_input.rs"]
+mod bad_input;
+#[path = "box/farms.rs"]
+mod farms;
+#[path = "box/gitops.rs"]
+mod gitops;
+#[path = "box/hostile_text.rs"]
+mod hostile_text;
+#[path = "box/hosts.rs"]
+mod hosts;
+#[path = "box/kills.rs"]
+mod kills;
+#[path = "box/life.rs"]
+mod life;
+#[path = "box/operators.rs"]
+mod operators;
+#[path = "box/telling.rs"]
+mod telling;
+#[path = "box/waiting.rs"]
+mod waiting;
