@@ -362,6 +362,8 @@ async fn managers_share_the_conditions_of_one_object() {
         let written = api.patch_status(&name, &parameters, &Patch::Apply(share(kinds))).await.unwrap();
         let conditions = written.data["status"]["conditions"].as_array().cloned().unwrap_or_default();
         let mut kinds: Vec<_> = conditions.iter().map(|one| one["type"].as_str().unwrap().to_owned()).collect();
+        // The object is paused, and an operator that runs shows it as a manager of its own.
+        kinds.retain(|kind| kind != "Paused");
         kinds.sort();
         kinds.join(" ")
     };
