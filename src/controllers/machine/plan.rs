@@ -152,6 +152,9 @@ fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, no
     }
     let ours = seen.recipe.as_ref().ok().map(|recipe| recipe.domain.tag.epoch);
     let this_start = domain.tag.as_ref().map(|tag| tag.epoch) == ours;
+    if this_start && seen.history.phase == Phase::Stopped {
+        return Plan::stay(Phase::Stopped, "Restarting", "waits to be admitted again").again(Duration::from_secs(1));
+    }
     if reason == StopReason::NotStarted || !this_start {
         return make(seen, now);
     }

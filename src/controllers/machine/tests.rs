@@ -308,6 +308,13 @@ fn what_ended_stays_ended() {
 }
 
 #[test]
+fn what_was_halted_and_called_back_waits_to_be_admitted_again() {
+    let given = machine().domain(SHUT_DOWN, 2).was(Phase::Stopped);
+    given.plans(&[]);
+    given.stands(Phase::Stopped, "Restarting");
+}
+
+#[test]
 fn what_was_halted_and_is_admitted_again_runs_again() {
     for run in [RunStrategy::Always, RunStrategy::Once, RunStrategy::RerunOnFailure] {
         let steps = machine().wants(run).domain(SHUT_DOWN, 1).was(Phase::Stopped).plan().steps;

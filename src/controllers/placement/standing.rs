@@ -43,6 +43,10 @@ pub fn standing(machine: &VirtualMachine) -> Standing {
     let phase = machine.status.as_ref().and_then(|status| status.phase);
     match (holds_reservation(machine), rests(machine)) {
         (true, Some(reason)) if phase == Some(Phase::Stopped) || reason == FINISHED => Standing::Rests(reason),
+        // Halted and called back before anybody took its reservation: it is admitted anew, with the flavour of now.
+        (true, None) if phase == Some(Phase::Stopped) && machine.status.as_ref().is_some_and(has_finished) => {
+            Standing::Rests(HALTED)
+        }
         (true, _) => Standing::Holds,
         (false, Some(reason)) => Standing::Rests(reason),
         (false, None) => Standing::Wants,

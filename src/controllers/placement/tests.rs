@@ -197,6 +197,19 @@ fn stopped(mut machine: VirtualMachine, strategy: RunStrategy, steps: &[(Phase, 
 }
 
 #[test]
+fn a_halted_machine_that_is_called_back_at_once_is_admitted_anew_all_the_same() {
+    let steps = [(Phase::Running, 10), (Phase::Stopped, 20)];
+    let called_back = stopped(running_on(machine("a", 0), "one", 1, "512Mi"), RunStrategy::Always, &steps);
+    let site = world(vec![big("one")], vec![called_back]);
+    let released = decide(&site);
+    assert_eq!(words(&released), ["a rests: Halted"]);
+    let again = decide(&after(site, &released));
+    assert_eq!(words(&again), ["a@one"]);
+    let (before, outcome) = &again[0];
+    assert_eq!(status(before, outcome, at(60)).epoch, Some(2));
+}
+
+#[test]
 fn a_halted_machine_gives_back_and_is_admitted_again_at_home_with_the_next_epoch() {
     let steps = [(Phase::Running, 10), (Phase::Stopped, 20)];
     let mut home = host("two", 4, "8Gi", "9Gi");
