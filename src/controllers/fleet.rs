@@ -52,6 +52,8 @@ pub struct FleetHost {
     pub making: tokio::sync::RwLock<()>,
     /// Image volumes that nothing needs, and since when.
     idle: Mutex<BTreeMap<String, Timestamp>>,
+    /// When what the connection is made from was last looked at, and the generation of the `Hypervisor` then.
+    checked: Mutex<Option<(i64, Instant)>>,
 }
 
 impl FleetHost {
@@ -69,6 +71,17 @@ impl FleetHost {
         }
         let ripe = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default() >= long;
         idle.iter().filter(|(_, since)| ripe(**since)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether what the connection is made from was looked at less than `long` ago, for this generation of the spec.
+    pub fn is_checked(&self, generation: i64, long: Duration) -> bool {
+        let checked = *self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        checked.is_some_and(|(known, time)| known == generation && time.elapsed() < long)
+    }
+
+    /// What the connection is made from was looked at now.
+    pub fn note_checked(&self, generation: i64) {
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) = Some((generation, Instant::now()));
     }
 
     /// Reads the host at once instead of at the next heartbeat.
@@ -144,6 +157,7 @@ impl Fleet {
             poller: RwLock::new(None),
             making: tokio::sync::RwLock::new(()),
             idle: Mutex::default(),
+            checked: Mutex::default(),
         });
         let polling = tokio::spawn(poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat));
         *fresh.poller.write().unwrap_or_else(PoisonError::into_inner) = Some(polling.abort_handle());

@@ -21,6 +21,9 @@ use crate::libvirt::{Credentials, Host, HostConfig, LibvirtHost, Survey};
 /// An image's volume goes when nothing has needed it for so long: a machine may be about to be made from it.
 const IDLE_FOR: Duration = Duration::from_secs(60);
 
+/// A host's Secret is read again after so long: a host is looked at much more often than its credentials change.
+const CREDENTIALS_FOR: Duration = Duration::from_secs(30);
+
 /// Looks at everything that the plan needs; connects to the host on the way.
 ///
 /// # Errors
@@ -92,12 +95,16 @@ fn is_older(other: &Hypervisor, than: &Hypervisor) -> bool {
 
 /// The connection to the host, made anew when anything that it is made from has changed.
 async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Result<Arc<FleetHost>, Refusal>, Error> {
+    let name = hypervisor.name_any();
+    let generation = hypervisor.metadata.generation.unwrap_or_default();
+    if let Some(known) = context.fleet.get(&name).filter(|known| known.is_checked(generation, CREDENTIALS_FOR)) {
+        return Ok(Ok(known));
+    }
     let credentials = match credentials(context, hypervisor).await? {
         Ok(credentials) => credentials,
         Err(refusal) => return Ok(Err(refusal)),
     };
     let site = context.site();
-    let name = hypervisor.name_any();
     let config = HostConfig {
         insecure: hypervisor.spec.insecure,
         shared: hypervisor.spec.storage.shared.is_some(),
@@ -115,13 +122,15 @@ async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Resu
     };
     let heartbeat = site.timings.heartbeat.into();
     let fingerprint = fingerprint(&config, heartbeat);
-    if let Some(known) = context.fleet.get_made_from(&name, &fingerprint) {
-        return Ok(Ok(known));
-    }
-    Ok(match LibvirtHost::new(config) {
-        Ok(host) => Ok(context.fleet.connect(&name, &fingerprint, heartbeat, Arc::new(host) as Arc<dyn Host>)),
-        Err(error) => Err(Refusal::new("InvalidConfiguration", error.to_string())),
-    })
+    let host = match context.fleet.get_made_from(&name, &fingerprint) {
+        Some(known) => known,
+        None => match LibvirtHost::new(config) {
+            Ok(host) => context.fleet.connect(&name, &fingerprint, heartbeat, Arc::new(host) as Arc<dyn Host>),
+            Err(error) => return Ok(Err(Refusal::new("InvalidConfiguration", error.to_string()))),
+        },
+    };
+    host.note_checked(generation);
+    Ok(Ok(host))
 }
 
 async fn credentials(context: &Context, hypervisor: &Hypervisor) -> Result<Result<Credentials, Refusal>, Error> {
