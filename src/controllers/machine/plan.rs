@@ -17,8 +17,11 @@ const RAN_WELL: Duration = Duration::from_secs(60);
 /// The longest pause between starts that fail.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// A guest that boots is asked this often whether it answers.
+/// A guest that boots is asked at first this often whether it answers.
 const BOOT_POLL: Duration = Duration::from_millis(500);
+
+/// And at last this often.
+const LAZY_POLL: Duration = Duration::from_secs(5);
 
 /// What was refused may be corrected in a Secret or ConfigMap, which nobody watches: it is read again this often.
 const REFUSED: Duration = Duration::from_secs(10);
@@ -267,7 +270,12 @@ fn answering(want: &Want, seen: &View, ran: Option<Duration>) -> Plan {
             );
             Plan::stay(Phase::Booting, "BootTimeout", message).again(Duration::from_secs(5))
         }
-        _ => Plan::stay(Phase::Booting, "Booting", "waits for the guest's agent").again(BOOT_POLL),
+        _ => {
+            // The longer it takes, the less a moment matters: an answer is late by a tenth at most.
+            let pause = ran.unwrap_or_default() / 10;
+            Plan::stay(Phase::Booting, "Booting", "waits for the guest's agent")
+                .again(pause.clamp(BOOT_POLL, LAZY_POLL))
+        }
     }
 }
 

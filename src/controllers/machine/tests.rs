@@ -262,6 +262,8 @@ fn a_guest_that_answers_is_ready_and_one_that_boots_is_not() {
     let running = machine().domain(DomainRun::Running, 2).started(NOW - 3);
     assert!(running.clone().agent(true).plan().standing.ready);
     running.clone().agent(false).stands(Phase::Booting, "Booting");
+    assert_eq!(running.clone().agent(false).plan().again, Duration::from_millis(500));
+    assert_eq!(running.clone().started(NOW - 20).agent(false).plan().again, Duration::from_secs(2));
     machine().domain(DomainRun::Running, 2).started(NOW - 601).agent(false).stands(Phase::Booting, "BootTimeout");
     let mut lost = running.clone().agent(false);
     lost.seen.history.answered = true;
