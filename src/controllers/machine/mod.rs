@@ -26,10 +26,12 @@ use super::fleet::Change;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::{FINALIZER, Phase, VirtualMachine};
-use crate::libvirt::{DomainUuid, HostError};
+use crate::controllers::observed::Observed;
+use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain};
 use observe::{Observation, observe};
 use plan::plan;
-use situation::{Failure, Plan, Standing, Step, Want};
+use recipe::Recipe;
+use situation::{Failure, Plan, Standing, Step, View, Want};
 
 /// A wait shorter than this isn't worth a write: mostly the next step comes first.
 const HASTY: Duration = Duration::from_secs(2);
@@ -103,7 +105,7 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
         return Ok(Action::requeue(QUIET));
     }
     let now = Timestamp::now();
-    let seen = observe(&context, &machine).await?;
+    let mut seen = observe(&context, &machine).await?;
     let mut plan = plan(&want(&context, &machine), &seen.view, now);
     if plan.release {
         remove_finalizer(&context, cache, &api, &machine).await?;
@@ -111,7 +113,7 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     }
     let mut passed = Vec::new();
     if !plan.steps.is_empty() {
-        passed = carry_out(&seen, &machine, &mut plan, now).await?;
+        passed = carry_out(&mut seen, &machine, &mut plan, now).await?;
     }
     let now = Timestamp::now();
     if plan.standing.phase == Phase::Pending && is_hasty(&machine, now) {
@@ -125,7 +127,7 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
 
 /// Does the plan's steps and lets its standing say how that went; the phases that were passed on the way.
 async fn carry_out(
-    seen: &Observation,
+    seen: &mut Observation,
     machine: &VirtualMachine,
     plan: &mut Plan,
     begun: Timestamp,
@@ -134,6 +136,8 @@ async fn carry_out(
     let starts = plan.steps.contains(&Step::Start);
     match act::act(host, DomainUuid(uid), &seen.view.recipe, &plan.steps).await {
         Ok(()) if starts => {
+            // What the next look would find is told now, and needs no write of its own then.
+            seen.view.domain = started(&seen.view);
             plan.standing.phase = Phase::Booting;
             "Booting".clone_into(&mut plan.standing.reason);
             "waits for the guest's agent".clone_into(&mut plan.standing.message);
@@ -150,6 +154,18 @@ async fn carry_out(
             Ok(Vec::new())
         }
     }
+}
+
+/// The domain as it is right after its start.
+fn started(view: &View) -> Observed<SurveyedDomain> {
+    let Ok(Recipe { domain, .. }) = &view.recipe else { return view.domain.clone() };
+    Observed::Present(SurveyedDomain {
+        name: domain.uuid.to_string(),
+        run: DomainRun::Running,
+        tag: Some(domain.tag.clone()),
+        memory: domain.memory,
+        cpus: domain.cpus,
+    })
 }
 
 /// The host said no to a start: said, counted, tried again later.
