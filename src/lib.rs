@@ -6,6 +6,7 @@
 )]
 
 pub mod api;
+pub mod clock;
 pub mod controllers;
 pub mod guest;
 pub mod images;

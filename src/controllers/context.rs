@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tracing::debug;
 
-use super::cache::Cache;
+use super::cache::{Cache, Cached};
 use super::fleet::Fleet;
 use crate::api::site::Site;
 use crate::api::{Flavour, Hypervisor, Image, VirtualFarm, VirtualMachine};
+use crate::clock::Clock;
+use crate::libvirt::Connect;
 use crate::metrics::Metrics;
 
 /// What every controller shares.
@@ -27,6 +30,10 @@ pub struct Context {
     pub caches: Caches,
     /// What is told to people.
     pub events: Events,
+    /// How a host is reached.
+    pub connect: Connect,
+    /// What time it is.
+    pub clock: Clock,
     /// What is told to Prometheus.
     pub metrics: Arc<Metrics>,
     /// Namespace of the operator: where Secrets of hypervisors are.
@@ -75,6 +82,25 @@ pub struct Caches {
 }
 
 impl Caches {
+    /// Empty caches of every kind, and the tasks that fill them as long as they run.
+    #[must_use]
+    pub fn new(client: &Client) -> (Self, Vec<BoxFuture<'static, ()>>) {
+        fn of<K: Cached>(client: &Client, filling: &mut Vec<BoxFuture<'static, ()>>) -> Arc<Cache<K>> {
+            let (cache, fill) = Cache::new(Api::all(client.clone()));
+            filling.push(Box::pin(fill));
+            cache
+        }
+        let mut filling = Vec::new();
+        let caches = Self {
+            hypervisors: of(client, &mut filling),
+            images: of(client, &mut filling),
+            flavours: of(client, &mut filling),
+            farms: of(client, &mut filling),
+            machines: of(client, &mut filling),
+        };
+        (caches, filling)
+    }
+
     /// Waits until every kind has been listed in full: before that nothing may be concluded from an absence.
     pub async fn ready(&self) {
         tokio::join!(

@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use super::observed::Observed;
+use crate::clock::Clock;
 use crate::libvirt::{DomainUuid, Host, HostError, OwnershipTag, Survey};
 
 /// How many changes a slow listener may lag behind.
@@ -103,18 +105,19 @@ const OPENING: Duration = Duration::from_secs(10);
 
 /// All connected hosts.
 pub struct Fleet {
+    clock: Clock,
     began: Instant,
     hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
     changes: broadcast::Sender<Change>,
 }
 
-impl Default for Fleet {
-    fn default() -> Self {
-        Self { began: Instant::now(), hosts: RwLock::default(), changes: broadcast::Sender::new(BACKLOG) }
-    }
-}
-
 impl Fleet {
+    /// No hosts yet.
+    #[must_use]
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, began: Instant::now(), hosts: RwLock::default(), changes: broadcast::Sender::new(BACKLOG) }
+    }
+
     /// The host of a `Hypervisor`, where there is a connection.
     pub fn get(&self, name: &str) -> Option<Arc<FleetHost>> {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
@@ -126,7 +129,7 @@ impl Fleet {
         let Some(host) = self.get(name) else { return self.began.elapsed() < OPENING };
         let view = host.view();
         let recent = |contact: Timestamp| {
-            Duration::try_from(Timestamp::now().duration_since(contact)).unwrap_or_default() < patience
+            Duration::try_from(self.clock.now().duration_since(contact)).unwrap_or_default() < patience
         };
         view.survey.present().is_none() && (view.error.is_none() || view.last_contact.is_some_and(recent))
     }
@@ -149,7 +152,7 @@ impl Fleet {
             host,
             fingerprint: fingerprint.to_owned(),
             view: RwLock::new(HostView {
-                survey: Observed::Unknown { why: "not read yet".into(), since: Timestamp::now() },
+                survey: Observed::Unknown { why: "not read yet".into(), since: self.clock.now() },
                 last_contact: None,
                 error: None,
             }),
@@ -193,8 +196,8 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
     loop {
         let Some(host) = host.upgrade() else { return };
         let answer = host.host.survey().await;
-        let changes = take_in(&host, answer, Timestamp::now());
         let Some(fleet) = fleet.upgrade() else { return };
+        let changes = take_in(&host, answer, fleet.clock.now());
         for change in changes {
             // Nobody listening is fine.
             let _ = fleet.changes.send(change);

@@ -14,25 +14,21 @@ pub mod placement;
 pub mod runner;
 pub mod writes;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::images::ImageStore;
 use context::Context;
 
 /// Runs every controller until `stop`.
-///
-/// # Errors
-/// What keeps a controller from starting.
-pub async fn run(context: Arc<Context>, cache_dir: &Path, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(context: Arc<Context>, store: Arc<ImageStore>, stop: CancellationToken) {
     let shutdown = || stop.clone().cancelled_owned();
-    let ((), images, (), (), ()) = tokio::join!(
+    tokio::join!(
         hypervisor::run(Arc::clone(&context), shutdown()),
-        image::run(Arc::clone(&context), cache_dir, shutdown()),
+        image::run(Arc::clone(&context), store, shutdown()),
         farm::run(Arc::clone(&context), shutdown()),
         placement::run(Arc::clone(&context), shutdown()),
         machine::run(Arc::clone(&context), shutdown()),
     );
-    images
 }

@@ -1,7 +1,6 @@
 //! How the controllers write to the API server: server-side apply, each with a field manager of its own, and only
 //! what differs from what is there.
 
-use jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde::Serialize;
@@ -154,7 +153,7 @@ where
     }
     let message = format!("the annotation {PAUSED_ANNOTATION} is \"true\": remove it to go on");
     let state = paused.then(|| State::yes("Paused", "Annotated", message));
-    let conditions = stamp(state.into_iter().collect(), &[], object.meta().generation, Timestamp::now());
+    let conditions = stamp(state.into_iter().collect(), &[], object.meta().generation, context.clock.now());
     let name = object.name_any();
     let patch = json!({
         "apiVersion": K::api_version(&()),

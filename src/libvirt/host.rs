@@ -2,15 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::config::{ConfigError, HostConfig};
 use super::spec::{DomainSpec, DomainUuid, OwnershipTag, VolumeSpec};
 use crate::api::{Bytes, DiskFormat};
 use crate::network::RuleSet;
+
+/// Makes the way to a host. Opens nothing yet: the first call does.
+pub type Connect = Arc<dyn Fn(HostConfig) -> std::result::Result<Arc<dyn Host>, ConfigError> + Send + Sync>;
 
 /// What a call to a host gives.
 pub type Result<T> = std::result::Result<T, HostError>;

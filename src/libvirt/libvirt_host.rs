@@ -13,7 +13,7 @@ use tokio::time::interval;
 use super::config::{ConfigError, HostConfig};
 use super::credentials::Door;
 use super::error::Failure;
-use super::host::{Host, HostError, Progress, Result, Survey, SurveyedDomain};
+use super::host::{Connect, Host, HostError, Progress, Result, Survey, SurveyedDomain};
 use super::link::{Link, Session};
 use super::spec::{DomainSpec, DomainUuid, VolumeSpec};
 use super::survey::{self, Known};
@@ -45,6 +45,12 @@ pub struct LibvirtHost {
     uploads: Arc<Semaphore>,
     long_writes: Arc<Semaphore>,
     agents: Arc<Semaphore>,
+}
+
+/// The way to hosts over libvirt RPC.
+#[must_use]
+pub fn connect() -> Connect {
+    Arc::new(|config| Ok(Arc::new(LibvirtHost::new(config)?)))
 }
 
 impl LibvirtHost {

@@ -21,9 +21,9 @@ mod volumes;
 pub use crate::network::RuleSet;
 pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved};
 pub use host::{
-    DomainRun, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason, Survey, SurveyedDomain,
+    Connect, DomainRun, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason, Survey, SurveyedDomain,
 };
-pub use libvirt_host::LibvirtHost;
+pub use libvirt_host::{LibvirtHost, connect};
 pub use spec::{
     ConsoleLog, DataDisk, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };

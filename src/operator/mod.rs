@@ -18,9 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::clock::Clock;
 use crate::controllers;
-use crate::controllers::cache::{Cache, Cached};
 use crate::controllers::context::{Caches, Context, Events};
+use crate::controllers::fleet::Fleet;
+use crate::images::ImageStore;
+use crate::libvirt;
 use crate::metrics::Metrics;
 use server::Health;
 
@@ -91,7 +94,7 @@ async fn operate(options: Options) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
 
     let mut background = JoinSet::new();
-    let (caches, filling) = caches(&client);
+    let (caches, filling) = Caches::new(&client);
     for fill in filling {
         background.spawn(fill);
     }
@@ -105,8 +108,10 @@ async fn operate(options: Options) -> Result<()> {
         events: Events::new(client.clone(), options.identity.clone()),
         client,
         site,
-        fleet: Arc::default(),
+        fleet: Arc::new(Fleet::new(Clock::Wall)),
         caches,
+        connect: libvirt::connect(),
+        clock: Clock::Wall,
         metrics,
         namespace: options.namespace.clone(),
         runtime_dir: options.runtime_dir.clone(),
@@ -121,9 +126,10 @@ async fn operate(options: Options) -> Result<()> {
     let Some(lead) = leader::wait_for_lead(&context, &options.identity, &stop).await? else { return Ok(()) };
     context.metrics.set_leader(true);
     info!("leading");
-    let working = controllers::run(Arc::clone(&context), &options.cache_dir, stop.clone());
+    let store = Arc::new(ImageStore::open(&options.cache_dir, &context.site().images).await?);
+    let working = controllers::run(Arc::clone(&context), store, stop.clone());
     let outcome = tokio::select! {
-        ended = working => ended,
+        () = working => Ok(()),
         () = lead.lost() => Err(anyhow::anyhow!("lost the lead; another instance may work now")),
     };
     context.metrics.set_leader(false);
@@ -131,23 +137,6 @@ async fn operate(options: Options) -> Result<()> {
         lead.release().await;
     }
     outcome
-}
-
-fn caches(client: &Client) -> (Caches, Vec<futures::future::BoxFuture<'static, ()>>) {
-    fn of<K: Cached>(client: &Client, filling: &mut Vec<futures::future::BoxFuture<'static, ()>>) -> Arc<Cache<K>> {
-        let (cache, fill) = Cache::new(Api::all(client.clone()));
-        filling.push(Box::pin(fill));
-        cache
-    }
-    let mut filling = Vec::new();
-    let caches = Caches {
-        hypervisors: of(client, &mut filling),
-        images: of(client, &mut filling),
-        flavours: of(client, &mut filling),
-        farms: of(client, &mut filling),
-        machines: of(client, &mut filling),
-    };
-    (caches, filling)
 }
 
 /// The uid of `kube-system`, by which domains of several clusters on one host are told apart.

@@ -18,14 +18,14 @@ mod testing;
 mod tests;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::stream::{self, BoxStream, select_all};
 use futures::{Stream, StreamExt};
-use jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
+use tokio::time::Instant;
 
 use self::observe::{Memory, View, lock, look, look_only};
 use self::status::{NETWORK_READY, SHARE};
@@ -126,7 +126,7 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
     let view = look(context, memory, &farm);
     let network = view.network.as_ref().ok().map(ToString::to_string);
     if network.is_some() && network != farm.status.as_ref().and_then(|status| status.network.clone()) {
-        tell(context, memory, &view, status::status(&view, &plan::plan(&view), Timestamp::now())).await?;
+        tell(context, memory, &view, status::status(&view, &plan::plan(&view), context.clock.now())).await?;
     }
     let access = access::ensure(context, memory, &farm).await;
     let done = act::carry_out(context, memory, &view, plan::plan(&view)).await;
@@ -136,7 +136,7 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
     let errors = [done.error.as_ref(), access.as_ref().err()];
     plan.troubles.extend(errors.into_iter().flatten().map(|error| Wait::new("WriteFailed", error.to_string())));
     plan.troubles.extend(access.as_ref().ok().cloned().flatten());
-    let pause = tell(context, memory, &view, status::status(&view, &plan, Timestamp::now())).await?;
+    let pause = tell(context, memory, &view, status::status(&view, &plan, context.clock.now())).await?;
     done.tell(context, &act::about(&view.farm)).await;
     if let Some(error) = done.error.or(access.err()) {
         return Err(error);
@@ -148,7 +148,7 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
 async fn rehearse(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
     let view = look_only(context, memory, farm);
     let planned = dry_run::rehearse(&view, World::look(context));
-    let status = status::dry_run_status(&view, planned, Timestamp::now());
+    let status = status::dry_run_status(&view, planned, context.clock.now());
     write_status(context, memory, farm, &status).await?;
     Ok(Action::requeue(DRY_RUN_INTERVAL))
 }
@@ -175,7 +175,7 @@ async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Mem
         memory.forget(&key(&**farm));
         return Ok(Action::await_change());
     }
-    let pause = tell(context, memory, &view, status::deleting_status(&view, &present, Timestamp::now())).await?;
+    let pause = tell(context, memory, &view, status::deleting_status(&view, &present, context.clock.now())).await?;
     Ok(Action::requeue(pause.unwrap_or(INTERVAL)))
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use kube::ResourceExt;
+use tokio::time::Instant;
 
 use super::addresses::Promises;
 use super::network::{Claim, Verdict, choose};

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
@@ -78,7 +77,7 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
     if host.is_none() {
         context.fleet.disconnect(&hypervisor.name_any());
     }
-    let now = Timestamp::now();
+    let now = context.clock.now();
     let plan = plan(&hypervisor, &seen, context.site().timings.unreachable_after.into(), now);
     if plan.release {
         context.fleet.disconnect(&hypervisor.name_any());

@@ -16,7 +16,7 @@ use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
 use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
-use crate::libvirt::{Credentials, Host, HostConfig, LibvirtHost, Survey};
+use crate::libvirt::{Credentials, HostConfig, Survey};
 
 /// An image's volume goes when nothing has needed it for so long: a machine may be about to be made from it.
 const IDLE_FOR: Duration = Duration::from_secs(60);
@@ -124,8 +124,8 @@ async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Resu
     let fingerprint = fingerprint(&config, heartbeat);
     let host = match context.fleet.get_made_from(&name, &fingerprint) {
         Some(known) => known,
-        None => match LibvirtHost::new(config) {
-            Ok(host) => context.fleet.connect(&name, &fingerprint, heartbeat, Arc::new(host) as Arc<dyn Host>),
+        None => match (context.connect)(config) {
+            Ok(host) => context.fleet.connect(&name, &fingerprint, heartbeat, host),
             Err(error) => return Ok(Err(Refusal::new("InvalidConfiguration", error.to_string()))),
         },
     };
@@ -216,7 +216,7 @@ fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Sur
     }
     let there = survey.volumes.iter().chain(&survey.incomplete_volumes);
     let unused = there.filter(|name| is_image_volume(name) && !needed.contains(*name));
-    host.idle_for(&unused.cloned().collect(), IDLE_FOR, jiff::Timestamp::now())
+    host.idle_for(&unused.cloned().collect(), IDLE_FOR, context.clock.now())
 }
 
 fn placed_on(machine: &VirtualMachine, host: &str) -> Option<Placed> {

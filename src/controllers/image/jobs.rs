@@ -9,8 +9,10 @@ use futures::{Stream, stream};
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::api::Bytes;
+use crate::clock::Clock;
 use crate::controllers::fleet::FleetHost;
 use crate::images::{FetchProgress, ImageStore, ImageVolume, ProgressReport, Stored};
 use crate::libvirt::Progress;
@@ -64,7 +66,7 @@ struct Job {
 
 struct Running {
     progress: JobProgress,
-    began: std::time::Instant,
+    began: Instant,
     task: AbortHandle,
 }
 
@@ -76,6 +78,7 @@ enum JobProgress {
 /// All transfers.
 pub struct Jobs {
     store: Arc<ImageStore>,
+    clock: Clock,
     jobs: Mutex<HashMap<JobKey, Job>>,
     turns: Arc<Semaphore>,
     ended: broadcast::Sender<String>,
@@ -83,9 +86,10 @@ pub struct Jobs {
 
 impl Jobs {
     /// No transfers yet; so many at once later.
-    pub fn new(store: Arc<ImageStore>, at_once: usize) -> Self {
+    pub fn new(store: Arc<ImageStore>, clock: Clock, at_once: usize) -> Self {
         Self {
             store,
+            clock,
             jobs: Mutex::default(),
             turns: Arc::new(Semaphore::new(at_once)),
             ended: broadcast::Sender::new(256),
@@ -137,6 +141,7 @@ impl Jobs {
     pub fn upload(self: &Arc<Self>, key: JobKey, volume: ImageVolume, stored: Stored, host: Arc<FleetHost>) {
         let progress = Arc::new(Progress::default());
         let (wanted, reported, turns) = (volume.clone(), Arc::clone(&progress), Arc::clone(&self.turns));
+        let clock = self.clock;
         self.begin(key, volume, JobProgress::Upload(progress, stored.size), async move {
             // The semaphore is never closed; without a turn the upload still works.
             let _turn = turns.acquire_owned().await.ok();
@@ -150,7 +155,7 @@ impl Jobs {
             let outcome = uploading.await;
             host.refresh();
             match outcome {
-                Ok(()) => Ok(JobState::Uploaded(Timestamp::now())),
+                Ok(()) => Ok(JobState::Uploaded(clock.now())),
                 Err(error) => Err((error.reason(), error.to_string(), false)),
             }
         });
@@ -195,7 +200,7 @@ impl Jobs {
             let outcome = work.await;
             this.end(&ended, outcome);
         });
-        let running = Running { progress, began: std::time::Instant::now(), task: task.abort_handle() };
+        let running = Running { progress, began: Instant::now(), task: task.abort_handle() };
         jobs.insert(key, Job { volume, running: Some(running), state: None, failures });
     }
 
@@ -211,7 +216,7 @@ impl Jobs {
             Err((reason, message, permanent)) => {
                 let pause = FIRST_PAUSE.saturating_mul(1 << job.failures.min(6)).min(LONGEST_PAUSE);
                 job.failures = job.failures.saturating_add(1);
-                let retry_after = Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX);
+                let retry_after = self.clock.now().checked_add(pause).unwrap_or(Timestamp::MAX);
                 JobState::Failed { reason, message, permanent, retry_after }
             }
         });

@@ -7,12 +7,10 @@ mod plan;
 mod status;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
-use jiff::Timestamp;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
@@ -38,22 +36,16 @@ const TELL_EVERY: Duration = Duration::from_secs(2);
 const STEADY: Duration = Duration::from_secs(60);
 
 /// Runs the controller until `shutdown`.
-///
-/// # Errors
-/// The store for images can't be opened.
 pub async fn run(
     context: Arc<Context>,
-    cache_dir: &Path,
+    store: Arc<ImageStore>,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
-) -> anyhow::Result<()> {
-    let site = context.site();
-    let store = Arc::new(ImageStore::open(cache_dir, &site.images).await?);
-    let jobs = Arc::new(Jobs::new(store, site.limits.uploads_in_flight));
+) {
+    let jobs = Arc::new(Jobs::new(store, context.clock, context.site().limits.uploads_in_flight));
     let triggers = triggers(&context, &jobs);
     let images = Arc::clone(&context.caches.images);
     let reconcile = move |image, context| reconcile(image, context, Arc::clone(&jobs));
     runner::run(context, &images, triggers, Duration::ZERO, shutdown, reconcile).await;
-    Ok(())
 }
 
 /// What wakes an image besides its own changes: transfers that end, hosts that come or change, machines placed.
@@ -113,7 +105,7 @@ async fn reconcile(image: Arc<Image>, context: Arc<Context>, jobs: Arc<Jobs>) ->
         clean_store(&context, &jobs, &name).await;
         return Ok(Action::await_change());
     }
-    let now = Timestamp::now();
+    let now = context.clock.now();
     let plan = plan(&seen, now);
     act::act(&jobs, &context.fleet, &name, &seen, &plan.steps);
     let after = status::status(&image, &seen, &plan, now);

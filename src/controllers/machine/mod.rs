@@ -104,7 +104,7 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     if host.is_some_and(|host| context.fleet.is_quiet(host, patience)) {
         return Ok(Action::requeue(QUIET));
     }
-    let now = Timestamp::now();
+    let now = context.clock.now();
     let mut seen = observe(&context, &machine).await?;
     let mut plan = plan(&want(&context, &machine), &seen.view, now);
     if plan.release {
@@ -113,9 +113,9 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     }
     let mut passed = Vec::new();
     if !plan.steps.is_empty() {
-        passed = carry_out(&mut seen, &machine, &mut plan, now).await?;
+        passed = carry_out(&context, &mut seen, &machine, &mut plan).await?;
     }
-    let now = Timestamp::now();
+    let now = context.clock.now();
     if plan.standing.phase == Phase::Pending && is_hasty(&machine, now) {
         return Ok(Action::requeue(HASTY));
     }
@@ -127,13 +127,14 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
 
 /// Does the plan's steps and lets its standing say how that went; the phases that were passed on the way.
 async fn carry_out(
+    context: &Context,
     seen: &mut Observation,
     machine: &VirtualMachine,
     plan: &mut Plan,
-    begun: Timestamp,
 ) -> Result<Vec<(Phase, Timestamp)>, Error> {
     let (Some(host), Ok(uid)) = (&seen.host, recipe::uid(machine)) else { return Ok(Vec::new()) };
     let starts = plan.steps.contains(&Step::Start);
+    let begun = context.clock.now();
     match act::act(host, DomainUuid(uid), &seen.view.recipe, &plan.steps).await {
         Ok(()) if starts => {
             // What the next look would find is told now, and needs no write of its own then.
@@ -150,7 +151,7 @@ async fn carry_out(
         }
         Err(error) => {
             host.refresh();
-            refused(plan, seen, &error);
+            refused(plan, seen, &error, context.clock.now());
             Ok(Vec::new())
         }
     }
@@ -169,14 +170,11 @@ fn started(view: &View) -> Observed<SurveyedDomain> {
 }
 
 /// The host said no to a start: said, counted, tried again later.
-fn refused(plan: &mut Plan, seen: &Observation, error: &HostError) {
+fn refused(plan: &mut Plan, seen: &Observation, error: &HostError, now: Timestamp) {
     let count = seen.view.history.failure.as_ref().map_or(0, |failure| failure.count).saturating_add(1);
     let pause = plan::pause(count);
-    let failure = Failure {
-        count,
-        retry_after: Timestamp::now().checked_add(pause).unwrap_or(Timestamp::MAX),
-        message: error.to_string(),
-    };
+    let failure =
+        Failure { count, retry_after: now.checked_add(pause).unwrap_or(Timestamp::MAX), message: error.to_string() };
     plan.standing = Standing {
         phase: Phase::Scheduled,
         ready: false,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
@@ -36,10 +37,11 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     let status = machine.status.clone().unwrap_or_default();
     let host = status.hypervisor.as_deref().and_then(|name| context.fleet.get(name));
     let uuid = recipe::uid(machine).map(DomainUuid);
-    let survey = look_at_host(host.as_deref(), deleted, status.hypervisor.as_deref()).await;
+    let now = || context.clock.now();
+    let survey = look_at_host(host.as_deref(), deleted, status.hypervisor.as_deref(), now).await;
     let domain = match (&host, &survey, &uuid) {
-        (Some(host), Observed::Present(survey), Ok(uuid)) => look_at_domain(host, survey, *uuid, deleted).await,
-        (_, unknown, _) => unknown.clone().map(|_| ()).map_absent_to_unknown(),
+        (Some(host), Observed::Present(survey), Ok(uuid)) => look_at_domain(host, survey, *uuid, deleted, now).await,
+        (_, unknown, _) => unknown.clone().map(|_| ()).map_absent_to_unknown(now()),
     };
     let agent = match (&host, domain.present(), &uuid) {
         (Some(host), Some(domain), Ok(uuid)) if domain.run == DomainRun::Running && domain.tag.is_some() => {
@@ -73,10 +75,15 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
 }
 
 /// The host's survey: the last one, or for what deletes a fresh one.
-async fn look_at_host(host: Option<&FleetHost>, fresh: bool, name: Option<&str>) -> Observed<Arc<Survey>> {
+async fn look_at_host(
+    host: Option<&FleetHost>,
+    fresh: bool,
+    name: Option<&str>,
+    now: impl Fn() -> Timestamp,
+) -> Observed<Arc<Survey>> {
     let Some(host) = host else {
         let name = name.unwrap_or("none");
-        return Observed::Unknown { why: format!("hypervisor {name} is not connected"), since: jiff::Timestamp::now() };
+        return Observed::Unknown { why: format!("hypervisor {name} is not connected"), since: now() };
     };
     let last = host.view().survey;
     if !fresh || last.present().is_none() {
@@ -84,7 +91,7 @@ async fn look_at_host(host: Option<&FleetHost>, fresh: bool, name: Option<&str>)
     }
     match host.host.survey().await {
         Ok(survey) => Observed::Present(Arc::new(survey)),
-        Err(error) => Observed::Unknown { why: error.to_string(), since: jiff::Timestamp::now() },
+        Err(error) => Observed::Unknown { why: error.to_string(), since: now() },
     }
 }
 
@@ -93,6 +100,7 @@ async fn look_at_domain(
     survey: &Survey,
     uuid: DomainUuid,
     fresh_survey: bool,
+    now: impl Fn() -> Timestamp,
 ) -> Observed<SurveyedDomain> {
     if fresh_survey {
         return survey.domains.get(&uuid).cloned().map_or(Observed::Absent, Observed::Present);
@@ -100,18 +108,16 @@ async fn look_at_domain(
     match host.host.domain(uuid).await {
         Ok(Some(domain)) => Observed::Present(domain),
         Ok(None) => Observed::Absent,
-        Err(error) => Observed::Unknown { why: error.to_string(), since: jiff::Timestamp::now() },
+        Err(error) => Observed::Unknown { why: error.to_string(), since: now() },
     }
 }
 
 impl Observed<()> {
     /// A host that wasn't looked at says nothing about a domain.
-    fn map_absent_to_unknown<T>(self) -> Observed<T> {
+    fn map_absent_to_unknown<T>(self, now: Timestamp) -> Observed<T> {
         match self {
             Observed::Unknown { why, since } => Observed::Unknown { why, since },
-            Observed::Absent | Observed::Present(()) => {
-                Observed::Unknown { why: "not looked at".into(), since: jiff::Timestamp::now() }
-            }
+            Observed::Absent | Observed::Present(()) => Observed::Unknown { why: "not looked at".into(), since: now },
         }
     }
 }

@@ -27,12 +27,13 @@ mod tests;
 use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::stream::{BoxStream, select_all};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
 use kube::{Resource, ResourceExt};
+use tokio::time::Instant;
 use tracing::debug;
 
 use self::act::{Doubts, Written};
@@ -108,7 +109,7 @@ fn changes<K: Cached>(cache: &Arc<Cache<K>>) -> BoxStream<'static, ()> {
 /// Looks, decides, writes. Returns when to look again at the latest.
 async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
     let begin = Instant::now();
-    let now = Timestamp::now();
+    let now = context.clock.now();
     let mut world = World::look(context);
     let mut work = memory.doubts.count_in(&mut world, now);
     let mut pause = INTERVAL;
@@ -126,7 +127,7 @@ async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
     let mut told = Vec::new();
     for (decided, written) in act::write_all(context, work, now).await {
         match written {
-            Written::Yes => told.extend(memory.tell(&decided)),
+            Written::Yes => told.extend(memory.tell(&decided, context.clock.now())),
             Written::No => pause = pause.min(RETRY),
             Written::Perhaps => {
                 pause = pause.min(RETRY);
@@ -176,9 +177,9 @@ impl Memory {
         self.warm = true;
     }
 
-    fn tell(&self, (machine, outcome): &Decided) -> Option<Note> {
+    fn tell(&self, (machine, outcome): &Decided, now: Timestamp) -> Option<Note> {
         let since = machine.uid().and_then(|uid| self.waiting.get(&uid).copied());
-        let waited = since.map(|since| Timestamp::now().duration_since(since));
+        let waited = since.map(|since| now.duration_since(since));
         let waited = waited.and_then(|waited| Duration::try_from(waited).ok()).unwrap_or_default();
         news(machine, outcome, waited).map(|news| (Arc::clone(machine), news))
     }
