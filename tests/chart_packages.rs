@@ -58,6 +58,8 @@ async fn values_that_make_no_sense_are_refused() {
         ("site.dns={2001:db8::1}", "does not match pattern"),
         ("site.timings.heartbeat=5", "got number, want string"),
         ("site.timings.heartbeat=5 seconds", "does not match pattern"),
+        ("site.isolation.selfTest=Sometimes", "must be one of"),
+        ("site.isolation.networks=198.18.0.0/24", "does not match pattern"),
         ("site.limits.callsInFlight=0", "minimum: got 0, want 1"),
         ("site.images.maxDownload=lots", "does not match pattern"),
         ("site.images.fileRoots={images}", "does not match pattern"),

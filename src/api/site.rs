@@ -28,6 +28,8 @@ pub struct Site {
     pub timings: Timings,
     /// How much at once.
     pub limits: Limits,
+    /// How hosts prove that farms are kept apart.
+    pub isolation: Isolation,
 }
 
 /// Where images may come from and how large they may be.
@@ -76,6 +78,41 @@ pub struct Limits {
     pub reconciles_in_flight: u16,
 }
 
+/// How hosts prove that farms are kept apart: a small guest on each host attacks its own neighbours, again and again.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase", default, deny_unknown_fields)]
+pub struct Isolation {
+    /// Whether a host has to pass before it gets machines.
+    pub self_test: SelfTest,
+    /// Name of the Image that the guest boots from: the appliance, kept on every host (`cache: {policy: All}`).
+    pub image: String,
+    /// The guests get addresses of these networks, two /24 for each host.
+    pub networks: Ipv4Net,
+    /// The attacks are repeated this often. A host counts as verified for three intervals after it last passed.
+    pub interval: GoDuration,
+}
+
+/// Whether a host has to prove that it keeps farms apart.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SelfTest {
+    /// A host that hasn't proved it gets no new machines.
+    #[default]
+    Required,
+    /// Nothing is proved, and every host gets machines. For laboratories.
+    Disabled,
+}
+
+impl Default for Isolation {
+    fn default() -> Self {
+        Self {
+            self_test: SelfTest::Required,
+            image: "appliance".into(),
+            networks: Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15),
+            interval: Duration::from_secs(20).into(),
+        }
+    }
+}
+
 impl Default for Site {
     fn default() -> Self {
         Self {
@@ -86,6 +123,7 @@ impl Default for Site {
             images: ImageLimits::default(),
             timings: Timings::default(),
             limits: Limits::default(),
+            isolation: Isolation::default(),
         }
     }
 }
@@ -156,6 +194,16 @@ impl Site {
         if self.farm_networks != self.farm_networks.trunc() {
             return refuse("farmNetworks", "has bits set behind its prefix");
         }
+        let networks = self.isolation.networks;
+        if networks != networks.trunc() || networks.prefix_len() > 23 {
+            return refuse("isolation.networks", "must be a network with room for two /24");
+        }
+        if networks.contains(&self.farm_networks) || self.farm_networks.contains(&networks) {
+            return refuse(
+                "isolation.networks",
+                "overlaps farmNetworks: the guests that test would be members of a farm",
+            );
+        }
         if self.images.file_roots.iter().any(|root| !root.is_absolute()) {
             return refuse("images.fileRoots", "every root must be an absolute path");
         }
@@ -168,6 +216,7 @@ impl Site {
             ("timings.callDeadline", timings.call_deadline),
             ("timings.unreachableAfter", timings.unreachable_after),
             ("timings.bootDeadline", timings.boot_deadline),
+            ("isolation.interval", self.isolation.interval),
         ] {
             if duration.is_negative() || Duration::from(duration) < Duration::from_secs(1) {
                 return refuse(field, "must be at least 1s");
@@ -205,6 +254,10 @@ mod tests {
             ("timings: {heartbeat: 0s}", "timings.heartbeat"),
             ("images: {fileRoots: [images]}", "images.fileRoots"),
             ("limits: {callsInFlight: 0}", "limits"),
+            ("isolation: {networks: 198.18.0.0/24}", "isolation.networks"),
+            ("isolation: {networks: 172.16.4.0/22}", "isolation.networks"),
+            ("isolation: {interval: 100ms}", "isolation.interval"),
+            ("isolation: {selfTest: Sometimes}", "isolation"),
         ] {
             let message = Site::parse(yaml).unwrap_err().to_string();
             assert!(message.contains(field), "{yaml}: {message}");
