@@ -16,4 +16,5 @@ pub mod libvirt;
 pub mod metrics;
 pub mod network;
 pub mod operator;
+mod text;
 mod xml;

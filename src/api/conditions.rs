@@ -3,10 +3,12 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
+use crate::text::printable;
+
 /// The first condition of every kind.
 pub const READY: &str = "Ready";
 
-/// The longest message that a condition carries; what is longer is cut.
+/// The longest message that a condition carries, in bytes.
 const MAX_MESSAGE: usize = 1024;
 
 /// The state of a condition before it has a time.
@@ -52,7 +54,7 @@ pub fn stamp(states: Vec<State>, before: &[Condition], generation: Option<i64>, 
                 type_: state.kind.to_owned(),
                 status: state.status.to_owned(),
                 reason: state.reason,
-                message: cut(state.message),
+                message: printable(&state.message, MAX_MESSAGE),
                 last_transition_time: since,
                 observed_generation: generation,
             }
@@ -78,15 +80,6 @@ pub fn whole_seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-fn cut(mut message: String) -> String {
-    if message.len() > MAX_MESSAGE {
-        let end = (0..=MAX_MESSAGE - 3).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
-        message.truncate(end);
-        message.push('…');
-    }
-    message
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,8 +99,10 @@ mod tests {
     }
 
     #[test]
-    fn a_long_message_is_cut_between_characters() {
-        let cut = cut("é".repeat(2_000));
-        assert!(cut.len() <= MAX_MESSAGE && cut.ends_with('…'));
+    fn a_message_of_a_host_is_short_and_printable() {
+        let said = ["refused:\n\u{1b}[2J", &"é".repeat(2_000)].concat();
+        let told = stamp(vec![State::no(READY, "HostRefused", said)], &[], None, at(0));
+        let message = &told[0].message;
+        assert!(message.len() <= MAX_MESSAGE && message.starts_with("refused: \u{fffd}[2Jé") && message.ends_with('…'));
     }
 }

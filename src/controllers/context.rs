@@ -17,6 +17,10 @@ use crate::api::{Flavour, Hypervisor, Image, VirtualFarm, VirtualMachine};
 use crate::clock::Clock;
 use crate::libvirt::Connect;
 use crate::metrics::Metrics;
+use crate::text::printable;
+
+/// The longest note of an event, in bytes: the API server takes 1024.
+const LONGEST_NOTE: usize = 1000;
 
 /// What every controller shares.
 pub struct Context {
@@ -136,13 +140,9 @@ impl Events {
         self.publish(about, EventType::Warning, reason, action, note).await;
     }
 
-    async fn publish(&self, about: ObjectReference, type_: EventType, reason: &str, action: &str, mut note: String) {
-        // The API server takes at most 1024 bytes.
-        if note.len() > 1000 {
-            let end = (0..=1000).rev().find(|&end| note.is_char_boundary(end)).unwrap_or(0);
-            note.truncate(end);
-        }
-        let event = Event { type_, reason: reason.into(), note: Some(note), action: action.into(), secondary: None };
+    async fn publish(&self, about: ObjectReference, type_: EventType, reason: &str, action: &str, note: String) {
+        let note = Some(printable(&note, LONGEST_NOTE));
+        let event = Event { type_, reason: reason.into(), note, action: action.into(), secondary: None };
         // An event that is lost (a namespace that is going away, say) changes nothing about the work.
         if let Err(error) = self.recorder.publish(&event, &about).await {
             debug!(%error, reason, "event not recorded");

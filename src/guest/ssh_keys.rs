@@ -4,6 +4,7 @@ use ssh_key::PublicKey;
 use ssh_key::public::KeyData;
 
 use super::GuestError;
+use crate::text::is_hidden;
 
 /// The longest line that is read; RSA keys of 16384 bits are shorter.
 const LONGEST: usize = 4096;
@@ -30,7 +31,7 @@ fn parse(line: &str) -> Result<PublicKey, &'static str> {
     if line.contains("PRIVATE KEY") {
         return Err("looks like a private key: replace that key, then give the public one (the .pub file)");
     }
-    if line.chars().any(is_unprintable) {
+    if line.contains(is_hidden) {
         return Err("contains a line break or another control character: give one key in one line");
     }
     let key = PublicKey::from_openssh(line)
@@ -39,15 +40,6 @@ fn parse(line: &str) -> Result<PublicKey, &'static str> {
         KeyData::Other(_) => Err("of a type that isn't known: use ed25519, ecdsa, rsa or their sk- forms"),
         _ => Ok(key),
     }
-}
-
-/// Control characters, and those that some reader of YAML or of a terminal takes for one.
-fn is_unprintable(character: char) -> bool {
-    character.is_control()
-        || matches!(
-            character,
-            '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}'
-        )
 }
 
 #[cfg(test)]

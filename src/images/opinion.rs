@@ -9,9 +9,9 @@ use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use crate::api::DiskFormat;
-
 use super::{DiskFacts, ImageError, Rejection};
+use crate::api::DiskFormat;
+use crate::text::printable;
 
 /// Where the tools are.
 #[derive(Clone, Debug)]
@@ -132,8 +132,7 @@ async fn read(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
 fn first_line(complaint: &[u8], file: &Path) -> String {
     let text = String::from_utf8_lossy(complaint);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or("it is damaged");
-    let line = line.replace(&*file.to_string_lossy(), "file");
-    line.chars().filter(|character| !character.is_control()).take(200).collect()
+    printable(&line.replace(&*file.to_string_lossy(), "file"), 200)
 }
 
 #[cfg(test)]
@@ -143,7 +142,7 @@ mod tests {
     #[test]
     fn a_complaint_is_one_short_printable_line() {
         let complaint = b"\nqemu-img: Could not open '/cache/abc': \x1b[31mbad\nmore";
-        assert_eq!(first_line(complaint, Path::new("/cache/abc")), "qemu-img: Could not open 'file': [31mbad");
+        assert_eq!(first_line(complaint, Path::new("/cache/abc")), "qemu-img: Could not open 'file': \u{fffd}[31mbad");
         assert_eq!(first_line(b"", Path::new("/")), "it is damaged");
     }
 }

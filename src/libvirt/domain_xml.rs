@@ -10,10 +10,14 @@ use super::spec::{ConsoleLog, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
 use super::tag::{self, DOMAIN_PREFIX};
 use crate::api::{DiskFormat, Virtualization};
 use crate::network::filters;
-use crate::xml::{Element, printable};
+use crate::text::printable;
+use crate::xml::Element;
 
 /// Where the volumes of the pool lie, by name, as libvirt told it.
 pub(super) type Paths = BTreeMap<String, String>;
+
+/// A title is a namespace and a name, 63 and 253 bytes at most.
+const LONGEST_TITLE: usize = 320;
 
 /// Seconds between two readings of a guest's memory use.
 const BALLOON_PERIOD: u32 = 10;
@@ -59,7 +63,7 @@ pub(super) fn document(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSu
         .attribute("type", kind)
         .child(leaf("name", name(spec.uuid)))
         .child(leaf("uuid", spec.uuid))
-        .child(leaf("title", printable(&spec.title)))
+        .child(leaf("title", printable(&spec.title, LONGEST_TITLE)))
         .child(Element::new("metadata").child(tag::element(&spec.tag)))
         .child(leaf("memory", spec.memory.kibibytes()).attribute("unit", "KiB"))
         .child(Element::new("memoryBacking").child(Element::new("nosharepages")))
@@ -301,13 +305,13 @@ mod tests {
         fn whatever_people_write_stays_text(tag in any_tag(), title in "\\PC{1,60}", cmdline in "\\PC{1,60}") {
             let plain = with_kernel();
             let mut hostile = DomainSpec { title: title.clone(), tag: tag.clone(), ..plain.clone() };
-            let cmdline = printable(&cmdline);
+            let cmdline = printable(&cmdline, 300);
             if let Firmware::Kernel(kernel) = &mut hostile.firmware {
                 kernel.cmdline.clone_from(&cmdline);
             }
             let read = parse(&xml(&hostile));
             prop_assert_eq!(read.shape(), parse(&xml(&plain)).shape());
-            prop_assert_eq!(read.find("title").unwrap().content(), printable(&title));
+            prop_assert_eq!(read.find("title").unwrap().content(), printable(&title, LONGEST_TITLE));
             prop_assert_eq!(read.find("os/cmdline").unwrap().content(), cmdline);
             let machine = read.find("metadata/casc:machine").unwrap();
             prop_assert_eq!(machine.get("namespace"), Some(tag.namespace.as_str()));

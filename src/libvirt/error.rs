@@ -4,10 +4,13 @@ use virt::connect::Connect;
 use virt::error::{Error, ErrorDomain, ErrorNumber};
 
 use super::host::HostError;
+use crate::text::printable;
 use crate::xml::BadText;
 
 /// `errno` values of a full disk and of a used-up quota.
 const NO_SPACE: [i32; 2] = [28, 122];
+/// What a host says is cut there: it goes into objects and logs.
+const LONGEST_MESSAGE: usize = 500;
 /// `errno` of a thing in use.
 const BUSY: i32 = 16;
 
@@ -81,7 +84,7 @@ impl Failure {
 
     /// What the callers of a host get to see.
     pub(super) fn of(self, operation: &'static str) -> HostError {
-        let message = self.message();
+        let message = printable(&self.message(), LONGEST_MESSAGE);
         if self.is_silence() {
             return HostError::Unreachable { operation, message };
         }

@@ -133,7 +133,7 @@ impl TagCache {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::xml::printable;
+    use crate::text::printable;
     use proptest::prelude::*;
 
     prop_compose! {
@@ -142,7 +142,7 @@ pub(super) mod tests {
             uid: u128, epoch: i64, spec_hash in "\\PC{0,40}",
         ) -> OwnershipTag {
             let [cluster, namespace, name, spec_hash] =
-                [cluster, namespace, name, spec_hash].map(|text| printable(&text));
+                [cluster, namespace, name, spec_hash].map(|text| printable(&text, 200));
             OwnershipTag { cluster, namespace, name, uid: Uuid::from_u128(uid), epoch, spec_hash }
         }
     }

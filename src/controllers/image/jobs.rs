@@ -16,9 +16,13 @@ use crate::clock::Clock;
 use crate::controllers::fleet::FleetHost;
 use crate::images::{FetchProgress, ImageStore, ImageVolume, ProgressReport, Stored};
 use crate::libvirt::Progress;
+use crate::text::printable;
 
 /// The first pause after a failure; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What a source or a host says is cut there, in bytes.
+const LONGEST_MESSAGE: usize = 1000;
 
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
@@ -217,7 +221,7 @@ impl Jobs {
                 let pause = FIRST_PAUSE.saturating_mul(1 << job.failures.min(6)).min(LONGEST_PAUSE);
                 job.failures = job.failures.saturating_add(1);
                 let retry_after = self.clock.now().checked_add(pause).unwrap_or(Timestamp::MAX);
-                JobState::Failed { reason, message, permanent, retry_after }
+                JobState::Failed { reason, message: printable(&message, LONGEST_MESSAGE), permanent, retry_after }
             }
         });
         drop(jobs);
