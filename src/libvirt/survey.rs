@@ -21,6 +21,12 @@ use super::tag::{self, TagCache};
 use super::volumes::{self, Place};
 use crate::api::Bytes;
 use crate::network::filters::FILTER_PREFIX;
+use crate::text::printable;
+
+/// The longest text that is taken from a host's description of itself, in bytes.
+const LONGEST_TEXT: usize = 100;
+/// The longest name of a file on a host; libvirt itself would send megabytes.
+const LONGEST_NAME: usize = 255;
 
 /// What was read before and is still good.
 #[derive(Debug, Default)]
@@ -51,7 +57,7 @@ pub(super) fn read(session: &Session, place: &Place, known: &Known) -> Result<Su
 pub(super) fn domain(connection: &Connect, uuid: DomainUuid) -> Result<Option<SurveyedDomain>, Failure> {
     let Some(domain) = domains::find(connection, uuid)? else { return Ok(None) };
     let read = || -> Result<SurveyedDomain, Failure> {
-        let name = domain.name()?;
+        let name = printable(&domain.name()?, LONGEST_NAME);
         let (cpus, memory) = size(&domain)?;
         let run = state(&domain)?;
         Ok(SurveyedDomain { run, tag: tag::read(&domain, &name)?, memory, cpus, name })
@@ -90,6 +96,7 @@ fn surveyed(
     tag: Option<super::spec::OwnershipTag>,
 ) -> Result<Option<SurveyedDomain>, Failure> {
     let DomainStats { uuid, name, state, cpus, memory } = record;
+    let name = printable(&name, LONGEST_NAME);
     match (state, cpus, memory) {
         (Some((state, reason)), Some(cpus), Some(memory)) => {
             Ok(Some(SurveyedDomain { name, run: stats::run(state, reason), tag, memory, cpus }))
@@ -114,7 +121,10 @@ fn size(domain: &Domain) -> Result<(i32, Bytes), Failure> {
 fn volume_names(pool: &StoragePool) -> Result<(BTreeSet<String>, BTreeSet<String>), Failure> {
     let mut names = BTreeSet::new();
     for volume in pool.list_all_volumes(0)? {
-        names.insert(volume.name()?);
+        let name = volume.name()?;
+        if name.len() <= LONGEST_NAME {
+            names.insert(name);
+        }
     }
     Ok(split_incomplete(names))
 }
@@ -131,7 +141,7 @@ fn filter_names(connection: &Connect) -> Result<BTreeSet<String>, Failure> {
     let mut names = BTreeSet::new();
     for filter in connection.list_all_nw_filters(0)? {
         let name = filter.name()?;
-        if name.starts_with(FILTER_PREFIX) {
+        if name.starts_with(FILTER_PREFIX) && name.len() <= LONGEST_NAME {
             names.insert(name);
         }
     }
@@ -153,7 +163,8 @@ fn known_facts(session: &Session, known: &Known) -> Result<HostFacts, Failure> {
 fn facts(connection: &Connect) -> Result<HostFacts, Failure> {
     let node = connection.node_info()?;
     let capabilities = connection.capabilities()?;
-    let cpu_model = text_at(&capabilities, &["capabilities", "host", "cpu", "model"]).unwrap_or(node.model);
+    let cpu_model = text_at(&capabilities, &["capabilities", "host", "cpu", "model"])
+        .unwrap_or_else(|| printable(&node.model, LONGEST_TEXT));
     Ok(HostFacts {
         uuid: text_at(&capabilities, &["capabilities", "host", "uuid"]).and_then(|uuid| uuid.parse::<Uuid>().ok()),
         libvirt_version: version(connection.lib_version()?),
@@ -169,15 +180,26 @@ fn version(number: u32) -> String {
     format!("{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
 }
 
-/// The text of the first element at this path of a document.
-fn text_at(xml: &str, path: &[&str]) -> Option<String> {
+/// The text of the first element at this path of a document, made fit for an object.
+pub(super) fn text_at(xml: &str, path: &[&str]) -> Option<String> {
     let mut reader = Reader::from_str(xml);
-    let mut open: Vec<String> = Vec::new();
+    // How deep the reader is, and how many of the elements around it are those of the path.
+    let (mut depth, mut matched) = (0, 0);
     loop {
         match reader.read_event().ok()? {
-            Event::Start(start) => open.push(start.name().as_ref().to_owned()),
-            Event::End(_) => drop(open.pop()),
-            Event::Text(text) if open == path => return Some(text.xml10_content().trim().to_owned()),
+            Event::Start(start) => {
+                if matched == depth && path.get(depth) == Some(&start.name().as_ref()) {
+                    matched += 1;
+                }
+                depth += 1;
+            }
+            Event::End(_) => {
+                depth = depth.saturating_sub(1);
+                matched = matched.min(depth);
+            }
+            Event::Text(text) if depth == path.len() && matched == depth => {
+                return Some(printable(text.xml10_content().trim(), LONGEST_TEXT));
+            }
             Event::Eof => return None,
             _ => {}
         }
@@ -203,6 +225,8 @@ mod tests {
         assert_eq!(text_at(xml, &["capabilities", "host", "uuid"]).as_deref(), Some("u"));
         assert_eq!(text_at(xml, &["capabilities", "host", "cpu", "model"]).as_deref(), Some("m"));
         assert_eq!(text_at(xml, &["capabilities", "cpu"]), None);
+        let elsewhere = "<a><x><b>1</b></x><b>2</b></a>";
+        assert_eq!(text_at(elsewhere, &["a", "b"]).as_deref(), Some("2"));
         assert_eq!(version(9_000_000), "9.0.0");
         assert_eq!(version(7_002_022), "7.2.22");
     }

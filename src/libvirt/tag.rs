@@ -21,6 +21,8 @@ pub(super) const NAMESPACE: &str = "https://cascina.dev/libvirt/v1";
 pub(super) const DOMAIN_PREFIX: &str = "casc-";
 
 const ELEMENT: &str = "machine";
+/// A longer element is none that we wrote, in bytes: four texts, each an object's name at most.
+const LONGEST: usize = 4096;
 /// How long tags are believed without reading them again: somebody else may have changed them.
 const BELIEVED_FOR: Duration = Duration::from_mins(1);
 
@@ -38,6 +40,9 @@ pub(super) fn element(tag: &OwnershipTag) -> Element {
 
 /// Reads a tag. libvirt gives the element back without its prefix. `None`: this is no tag.
 pub(super) fn parse(xml: &str) -> Option<OwnershipTag> {
+    if xml.len() > LONGEST {
+        return None;
+    }
     let mut reader = Reader::from_str(xml);
     loop {
         match reader.read_event().ok()? {
@@ -168,6 +173,21 @@ pub(super) mod tests {
         for xml in ["", "<machine/>", "<other cluster='a'/>", "<a><machine/></a>", "<machine uid='x' epoch='1'/>"] {
             assert_eq!(parse(xml), None, "{xml}");
         }
+    }
+
+    #[test]
+    fn a_tag_of_megabytes_is_no_tag() {
+        let tag = |cluster: String| OwnershipTag {
+            cluster,
+            namespace: "physics".to_owned(),
+            name: "n".repeat(253),
+            uid: Uuid::nil(),
+            epoch: 1,
+            spec_hash: String::new(),
+        };
+        let read = |cluster| parse(&element(&tag(cluster)).to_xml().unwrap());
+        assert!(read("c".repeat(1000)).is_some());
+        assert!(read("c".repeat(4 << 20)).is_none());
     }
 
     #[test]
