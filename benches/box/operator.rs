@@ -90,8 +90,9 @@ impl Idle {
 }
 
 fn process(the_box: &TheBox) -> PathBuf {
-    let file = std::fs::read_to_string(the_box.state.join("run/operator-1.pid")).unwrap();
-    PathBuf::from("/proc").join(file.split_whitespace().next().unwrap())
+    let status = the_box.script("operator", &["status", "1"]);
+    let (_, pid) = status.split_once("operator-1 runs as process ").unwrap();
+    PathBuf::from("/proc").join(pid.split(',').next().unwrap())
 }
 
 fn ticks(proc: &std::path::Path) -> f64 {
