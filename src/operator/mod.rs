@@ -27,6 +27,9 @@ use crate::libvirt;
 use crate::metrics::Metrics;
 use server::Health;
 
+/// An API server that doesn't answer when we start is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// Options of `cascina run`.
 #[derive(Args, Clone, Debug)]
 pub struct Options {
@@ -69,12 +72,15 @@ pub fn run(options: Options) -> Result<()> {
     start_logging(options.log_format);
     // Only the first call in a process counts; a later one finds the provider there.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    tokio::runtime::Builder::new_multi_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // Calls to hosts block: each host may hold a few threads, and a hung one holds them for long.
         .max_blocking_threads(2048)
-        .build()?
-        .block_on(operate(options))
+        .build()?;
+    let outcome = runtime.block_on(operate(options));
+    // Such a thread isn't waited for either: who lost the lead has to be gone.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn start_logging(format: LogFormat) {
@@ -103,8 +109,12 @@ async fn operate(options: Options) -> Result<()> {
         tokio::net::TcpListener::bind(options.listen).await.with_context(|| format!("--listen {}", options.listen))?;
     background.spawn(server::serve(listener, Arc::clone(&metrics), Arc::clone(&caches.machines), Arc::clone(&health)));
 
+    let cluster = tokio::select! {
+        identity = cluster_identity(&client) => identity?,
+        () = stop.cancelled() => return Ok(()),
+    };
     let context = Arc::new(Context {
-        cluster: cluster_identity(&client).await?,
+        cluster,
         events: Events::new(client.clone(), options.identity.clone()),
         client,
         site,
@@ -139,10 +149,19 @@ async fn operate(options: Options) -> Result<()> {
     outcome
 }
 
-/// The uid of `kube-system`, by which domains of several clusters on one host are told apart.
+/// The uid of `kube-system`, by which domains of several clusters on one host are told apart. An API server that is away
+/// is waited for: who keeps us would let us start again after pauses that grow.
 async fn cluster_identity(client: &Client) -> Result<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let system = namespaces.get("kube-system").await.context("reading the namespace kube-system")?;
+    let system = loop {
+        match namespaces.get("kube-system").await {
+            Err(error) if !matches!(&error, kube::Error::Api(status) if status.code < 500) => {
+                warn!(%error, "the API server doesn't answer; asking again");
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
+            answer => break answer.context("reading the namespace kube-system")?,
+        }
+    };
     system.uid().context("the namespace kube-system has no uid")
 }
 
