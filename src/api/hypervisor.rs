@@ -49,6 +49,11 @@ pub struct HypervisorSpec {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(validation = Rule::new("self.matches('^qemu[+](tls|ssh|tcp)://([A-Za-z0-9_.-]{1,64}@)?([A-Za-z0-9.-]+|\\\\[[0-9a-fA-F:]+\\\\])(:[0-9]{1,5})?/system$')").message("must look like qemu+tls://HOST/system; parameters are not accepted"))]
     pub uri: String,
+    /// The machine that has to answer there, by its host UUID; absent: the one that answered first. To accept another one in
+    /// its place, write that one's UUID here: it stands in the message of `Ready`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"))]
+    pub host_uuid: Option<String>,
     /// Secret in the operator's namespace with the client certificate (`kubernetes.io/tls` with `ca.crt`) or key (`kubernetes.io/ssh-auth` with `known_hosts`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
@@ -232,7 +237,7 @@ pub struct HypervisorStatus {
     pub observed_generation: Option<i64>,
     /// What the host is doing.
     pub phase: HypervisorPhase,
-    /// The identity of the machine, from its firmware, as libvirt tells it.
+    /// The identity of the machine, from its firmware, as libvirt told it at the first contact. Another one isn't talked to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_uuid: Option<String>,
     /// What is there.

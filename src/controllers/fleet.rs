@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::observed::Observed;
 use crate::clock::Clock;
@@ -47,6 +48,8 @@ pub struct FleetHost {
     pub host: Arc<dyn Host>,
     /// What the connection was made from; another one means to connect anew.
     fingerprint: String,
+    /// The machine that it has to be; absent: whichever answers first.
+    identity: Mutex<Option<Uuid>>,
     view: RwLock<HostView>,
     wake: Notify,
     poller: RwLock<Option<AbortHandle>>,
@@ -62,6 +65,23 @@ impl FleetHost {
     /// What was last seen.
     pub fn view(&self) -> HostView {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Says which machine it has to be: what another one answers doesn't count.
+    pub fn expect(&self, identity: Option<Uuid>) {
+        let before = std::mem::replace(&mut *self.identity.lock().unwrap_or_else(PoisonError::into_inner), identity);
+        if before != identity {
+            self.refresh();
+        }
+    }
+
+    /// Reads it now.
+    ///
+    /// # Errors
+    /// What it said, or that another machine answered in its place.
+    pub async fn survey(&self) -> Result<Survey, HostError> {
+        let survey = self.host.survey().await?;
+        of_the_right_one(*self.identity.lock().unwrap_or_else(PoisonError::into_inner), survey)
     }
 
     /// Of the volumes that nothing needs now, those that nothing has needed for so long.
@@ -89,6 +109,14 @@ impl FleetHost {
     /// Reads the host at once instead of at the next heartbeat.
     pub fn refresh(&self) {
         self.wake.notify_one();
+    }
+}
+
+/// What a machine says counts if it is the one that is meant; one without an identity can't be told from another.
+fn of_the_right_one(expected: Option<Uuid>, survey: Survey) -> Result<Survey, HostError> {
+    match (expected, survey.facts.uuid) {
+        (Some(expected), Some(found)) if expected != found => Err(HostError::Replaced { expected, found }),
+        _ => Ok(survey),
     }
 }
 
@@ -151,6 +179,7 @@ impl Fleet {
             name: name.to_owned(),
             host,
             fingerprint: fingerprint.to_owned(),
+            identity: Mutex::default(),
             view: RwLock::new(HostView {
                 survey: Observed::Unknown { why: "not read yet".into(), since: self.clock.now() },
                 last_contact: None,
@@ -195,7 +224,7 @@ impl Fleet {
 async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, heartbeat: Duration) {
     loop {
         let Some(host) = host.upgrade() else { return };
-        let answer = host.host.survey().await;
+        let answer = host.survey().await;
         let Some(fleet) = fleet.upgrade() else { return };
         let changes = take_in(&host, answer, fleet.clock.now());
         for change in changes {
@@ -247,4 +276,25 @@ fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change>
         changes.push(Change::Stock(name.to_owned()));
     }
     changes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_machine_says_does_not_count() {
+        let [meant, other] = [1, 2].map(Uuid::from_u128);
+        let said_by = |uuid| {
+            let mut survey = Survey::default();
+            survey.facts.uuid = uuid;
+            survey
+        };
+        let refused = of_the_right_one(Some(meant), said_by(Some(other))).unwrap_err();
+        assert_eq!(refused.reason(), "HostReplaced");
+        assert!(!refused.is_silence(), "it isn't lost because somebody else has its address");
+        assert!(of_the_right_one(Some(meant), said_by(Some(meant))).is_ok());
+        assert!(of_the_right_one(None, said_by(Some(other))).is_ok(), "the first to answer is the one");
+        assert!(of_the_right_one(Some(meant), said_by(None)).is_ok());
+    }
 }

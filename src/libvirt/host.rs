@@ -55,6 +55,14 @@ pub enum HostError {
         /// What libvirt said.
         message: String,
     },
+    /// Another machine answers than the one that is meant: nothing that it says counts.
+    #[error("another machine answers there: its host UUID is {found}, not {expected}")]
+    Replaced {
+        /// The identity of the machine that is meant.
+        expected: Uuid,
+        /// The identity of the one that answers.
+        found: Uuid,
+    },
     /// The host refused.
     #[error("{operation}: {message}")]
     Refused {
@@ -74,6 +82,7 @@ impl HostError {
             Self::Deadline { .. } => "HostTimeout",
             Self::InUse { .. } => "InUse",
             Self::NoSpace { .. } => "NoSpace",
+            Self::Replaced { .. } => "HostReplaced",
             Self::Refused { .. } => "HostRefused",
         }
     }

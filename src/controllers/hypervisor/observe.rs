@@ -8,6 +8,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::plan::{Placed, Refusal, View};
 use crate::api::{Hypervisor, Image, Resources, VirtualMachine};
@@ -16,7 +17,7 @@ use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
 use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
-use crate::libvirt::{Credentials, HostConfig, Survey};
+use crate::libvirt::{Credentials, HostConfig, HostError, Survey};
 
 /// An image's volume goes when nothing has needed it for so long: a machine may be about to be made from it.
 const IDLE_FOR: Duration = Duration::from_secs(60);
@@ -41,9 +42,13 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         Ok(host) => (Some(host), None),
         Err(refusal) => (None, Some(refusal)),
     };
+    if let Some(host) = &host {
+        host.expect(identity(hypervisor));
+    }
     let seen = host.as_ref().map(|host| host.view());
     let survey = seen.as_ref().and_then(|seen| seen.survey.present().map(Arc::clone));
     let refusal = refusal.or_else(|| same_machine(context, hypervisor, survey.as_deref()));
+    let refusal = refusal.or_else(|| replaced(seen.as_ref()?.error.as_ref()?));
     let view = View {
         refusal,
         cached_images: survey.as_deref().map_or_else(Vec::new, |survey| cached(&context.caches.images.list(), survey)),
@@ -84,6 +89,21 @@ fn same_machine(context: &Context, hypervisor: &Hypervisor, survey: Option<&Surv
         twin.name_any()
     );
     Some(Refusal::new("DuplicateHost", message))
+}
+
+/// Which machine has to answer: the one that the spec names, else the one that answered first.
+fn identity(hypervisor: &Hypervisor) -> Option<Uuid> {
+    let first = hypervisor.status.as_ref().and_then(|status| status.host_uuid.as_ref());
+    hypervisor.spec.host_uuid.as_ref().or(first)?.parse().ok()
+}
+
+/// Another machine answers: it isn't touched, and what was on the right one is as on a host that doesn't answer.
+fn replaced(error: &HostError) -> Option<Refusal> {
+    let HostError::Replaced { found, .. } = error else { return None };
+    let message = format!(
+        "{error}; if the machine was replaced for good, set spec.hostUuid: {found}, and what was on the old one is made anew; else mend the address in spec.uri"
+    );
+    Some(Refusal::new("HostReplaced", message))
 }
 
 fn is_older(other: &Hypervisor, than: &Hypervisor) -> bool {

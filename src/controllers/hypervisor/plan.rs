@@ -207,6 +207,7 @@ mod tests {
             "worker-1",
             HypervisorSpec {
                 uri: "qemu+tls://one/system".into(),
+                host_uuid: None,
                 credentials_secret_ref: None,
                 insecure: false,
                 class: crate::api::HypervisorClass::Worker,

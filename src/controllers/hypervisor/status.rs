@@ -50,7 +50,7 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, now: Timestamp)
     if let Some(survey) = seen.seen.as_ref().and_then(|view| view.survey.present()) {
         let capacity = plan::capacity(hypervisor.spec.capacity.as_ref(), &survey.facts, survey.space);
         status.capacity = Some(capacity);
-        status.host_uuid = survey.facts.uuid.map(|uuid| uuid.to_string());
+        status.host_uuid = survey.facts.uuid.map(|uuid| uuid.to_string()).or(status.host_uuid);
         status.libvirt_version = Some(survey.facts.libvirt_version.clone());
         status.qemu_version = Some(survey.facts.qemu_version.clone());
         status.cpu_model = Some(survey.facts.cpu_model.clone());

@@ -89,7 +89,7 @@ async fn look_at_host(
     if !fresh || last.present().is_none() {
         return last;
     }
-    match host.host.survey().await {
+    match host.survey().await {
         Ok(survey) => Observed::Present(Arc::new(survey)),
         Err(error) => Observed::Unknown { why: error.to_string(), since: now() },
     }
