@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use cascina::api::{Bytes, DiskFormat, Virtualization};
 use cascina::libvirt::{
-    CallObserver, ConsoleLog, Credentials, DataDisk, DomainRun, DomainSpec, DomainUuid, Firmware, Host, HostConfig,
-    HostError, Kernel, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
+    CallObserver, ConsoleLog, Credentials, DataDisk, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Host,
+    HostConfig, HostError, Kernel, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
 };
 use cascina::network::MacAddress;
 use tempfile::TempDir;
@@ -122,6 +122,7 @@ fn machine(name: &str, octet: u8) -> DomainSpec {
     DomainSpec {
         uuid: DomainUuid(uuid),
         title: format!("test/{name} <&'\">"),
+        role: DomainRole::Machine,
         tag: OwnershipTag {
             cluster: "test-cluster".to_owned(),
             namespace: "test".to_owned(),

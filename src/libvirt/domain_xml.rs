@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
-use super::spec::{ConsoleLog, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
+use super::spec::{ConsoleLog, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
 use super::tag::{self, DOMAIN_PREFIX};
 use crate::api::{DiskFormat, Virtualization};
 use crate::network::filters;
@@ -18,6 +18,9 @@ pub(super) type Paths = BTreeMap<String, String>;
 
 /// A title is a namespace and a name, 63 and 253 bytes at most.
 const LONGEST_TITLE: usize = 320;
+
+/// Of the CPU, beside at least 100 of everybody else: the least that old and new control groups both know.
+const LOWEST_SHARE: u32 = 2;
 
 /// Seconds between two readings of a guest's memory use.
 const BALLOON_PERIOD: u32 = 10;
@@ -64,10 +67,11 @@ pub(super) fn document(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSu
         .child(leaf("name", name(spec.uuid)))
         .child(leaf("uuid", spec.uuid))
         .child(leaf("title", printable(&spec.title, LONGEST_TITLE)))
-        .child(Element::new("metadata").child(tag::element(&spec.tag)))
+        .child(Element::new("metadata").child(tag::element(spec.role, &spec.tag)))
         .child(leaf("memory", spec.memory.kibibytes()).attribute("unit", "KiB"))
         .child(Element::new("memoryBacking").child(Element::new("nosharepages")))
         .child(leaf("vcpu", spec.cpus.max(1)).attribute("placement", "static"))
+        .children(cpu_share(spec))
         .child(boot(&spec.firmware, paths)?)
         .child(Element::new("features").children([Element::new("acpi"), Element::new("apic")]))
         .child(cpu)
@@ -76,6 +80,13 @@ pub(super) fn document(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSu
         .child(leaf("on_reboot", "restart"))
         .child(leaf("on_crash", "destroy"))
         .child(devices(spec, paths)?))
+}
+
+/// A canary gives way to every machine. In a laboratory that emulates there are mostly no control groups, without which
+/// libvirt refuses shares.
+fn cpu_share(spec: &DomainSpec) -> Option<Element> {
+    let gives_way = spec.role == DomainRole::Canary && spec.virtualization == Virtualization::Kvm;
+    gives_way.then(|| Element::new("cputune").child(leaf("shares", LOWEST_SHARE)))
 }
 
 fn leaf(name: &'static str, text: impl Display) -> Element {
@@ -216,6 +227,7 @@ mod tests {
         DomainSpec {
             uuid: DomainUuid(uuid),
             title: "physics/worker-1".to_owned(),
+            role: DomainRole::Machine,
             tag: OwnershipTag {
                 cluster: "6f2c".to_owned(),
                 namespace: "physics".to_owned(),
@@ -267,6 +279,17 @@ mod tests {
         let mut router = DomainSpec { virtualization: Virtualization::Kvm, shared_storage: true, ..with_kernel() };
         router.nics[0].rules = RuleSet::Router;
         insta::assert_snapshot!(xml(&router));
+    }
+
+    #[test]
+    fn a_canary_is_told_from_machines_and_gives_way_to_them() {
+        let canary = DomainSpec { role: DomainRole::Canary, ..with_kernel() };
+        let read = parse(&xml(&canary));
+        assert!(read.find("metadata/casc:machine").is_none());
+        assert_eq!(read.find("metadata/casc:canary").unwrap().get("uid"), Some(canary.tag.uid.to_string().as_str()));
+        assert!(read.find("cputune").is_none(), "an emulated host may have no control groups");
+        let read = parse(&xml(&DomainSpec { virtualization: Virtualization::Kvm, ..canary }));
+        assert_eq!(read.find("cputune/shares").unwrap().content(), "2");
     }
 
     #[test]

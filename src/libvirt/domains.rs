@@ -26,7 +26,7 @@ pub(super) fn define(connection: &Connect, place: &Place, spec: &DomainSpec) -> 
         && domain.is_active()?
     {
         let tag = tag::read(&domain, &domain_xml::name(spec.uuid))?;
-        let same = tag.as_ref() == Some(&spec.tag);
+        let same = tag.is_some_and(|(role, tag)| role == spec.role && tag == spec.tag);
         let message = "it runs, and was made from something else";
         return if same { Ok(()) } else { Err(Failure::InUse(message.to_owned())) };
     }

@@ -144,8 +144,10 @@ pub struct SurveyedDomain {
     pub name: String,
     /// Whether it runs.
     pub run: DomainRun,
-    /// Whose it is; absent: not ours, or its tag can't be read.
+    /// The machine that it is; absent: not ours, or its tag can't be read, or no machine.
     pub tag: Option<OwnershipTag>,
+    /// The `Hypervisor` whose isolation it tests.
+    pub canary: Option<OwnershipTag>,
     /// Memory it was given.
     pub memory: Bytes,
     /// Virtual CPUs it was given.

@@ -25,5 +25,5 @@ pub use host::{
 };
 pub use libvirt_host::{LibvirtHost, connect};
 pub use spec::{
-    ConsoleLog, DataDisk, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
+    ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };

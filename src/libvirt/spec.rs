@@ -36,6 +36,16 @@ pub struct OwnershipTag {
     pub spec_hash: String,
 }
 
+/// What a domain is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DomainRole {
+    /// A `VirtualMachine`.
+    Machine,
+    /// The guest of the operator's own that tests the isolation of its host. Its tag speaks of the `Hypervisor`: no
+    /// namespace, the epoch is 0.
+    Canary,
+}
+
 /// A network card.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Nic {
@@ -126,6 +136,8 @@ pub struct DomainSpec {
     pub uuid: DomainUuid,
     /// For people: `namespace/name`.
     pub title: String,
+    /// What it is for.
+    pub role: DomainRole,
     /// Whose it is.
     pub tag: OwnershipTag,
     /// KVM or emulation.

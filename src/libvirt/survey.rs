@@ -15,9 +15,9 @@ use super::domains;
 use super::error::Failure;
 use super::host::{DomainRun, HostFacts, PoolSpace, Survey, SurveyedDomain};
 use super::link::Session;
-use super::spec::DomainUuid;
+use super::spec::{DomainRole, DomainUuid, OwnershipTag};
 use super::stats::{self, DomainStats};
-use super::tag::{self, TagCache};
+use super::tag::{self, Tag, TagCache};
 use super::volumes::{self, Place};
 use crate::api::Bytes;
 use crate::network::filters::FILTER_PREFIX;
@@ -60,7 +60,8 @@ pub(super) fn domain(connection: &Connect, uuid: DomainUuid) -> Result<Option<Su
         let name = printable(&domain.name()?, LONGEST_NAME);
         let (cpus, memory) = size(&domain)?;
         let run = state(&domain)?;
-        Ok(SurveyedDomain { run, tag: tag::read(&domain, &name)?, memory, cpus, name })
+        let (tag, canary) = by_role(tag::read(&domain, &name)?);
+        Ok(SurveyedDomain { name, run, tag, canary, memory, cpus })
     };
     match read() {
         Err(failure) if failure.is(ErrorNumber::NoDomain) => Ok(None),
@@ -90,18 +91,24 @@ fn domains(connection: &Connect, cache: &TagCache) -> Result<BTreeMap<DomainUuid
 }
 
 /// What a record tells, completed by asking where libvirt left something out; `None`: the domain is gone.
-fn surveyed(
-    connection: &Connect,
-    record: DomainStats,
-    tag: Option<super::spec::OwnershipTag>,
-) -> Result<Option<SurveyedDomain>, Failure> {
+fn surveyed(connection: &Connect, record: DomainStats, tag: Option<Tag>) -> Result<Option<SurveyedDomain>, Failure> {
     let DomainStats { uuid, name, state, cpus, memory } = record;
     let name = printable(&name, LONGEST_NAME);
     match (state, cpus, memory) {
         (Some((state, reason)), Some(cpus), Some(memory)) => {
-            Ok(Some(SurveyedDomain { name, run: stats::run(state, reason), tag, memory, cpus }))
+            let (tag, canary) = by_role(tag);
+            Ok(Some(SurveyedDomain { name, run: stats::run(state, reason), tag, canary, memory, cpus }))
         }
         _ => domain(connection, DomainUuid(uuid)),
+    }
+}
+
+/// The tag of a machine and that of a canary, of which a domain has one or none.
+fn by_role(tag: Option<Tag>) -> (Option<OwnershipTag>, Option<OwnershipTag>) {
+    match tag {
+        Some((DomainRole::Machine, tag)) => (Some(tag), None),
+        Some((DomainRole::Canary, tag)) => (None, Some(tag)),
+        None => (None, None),
     }
 }
 

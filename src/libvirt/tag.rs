@@ -12,7 +12,7 @@ use virt::error::ErrorNumber;
 use virt::sys;
 
 use super::error::Failure;
-use super::spec::{DomainUuid, OwnershipTag};
+use super::spec::{DomainRole, DomainUuid, OwnershipTag};
 use crate::xml::Element;
 
 /// XML namespace of the tag.
@@ -20,15 +20,22 @@ pub(super) const NAMESPACE: &str = "https://cascina.dev/libvirt/v1";
 /// What the names of all our domains start with.
 pub(super) const DOMAIN_PREFIX: &str = "casc-";
 
-const ELEMENT: &str = "machine";
 /// A longer element is none that we wrote, in bytes: four texts, each an object's name at most.
 const LONGEST: usize = 4096;
 /// How long tags are believed without reading them again: somebody else may have changed them.
 const BELIEVED_FOR: Duration = Duration::from_mins(1);
 
+/// The element that the tag of a domain is: another one for each role, so that none is taken for another's.
+const fn element_name(role: DomainRole) -> &'static str {
+    match role {
+        DomainRole::Machine => "casc:machine",
+        DomainRole::Canary => "casc:canary",
+    }
+}
+
 /// The tag as it stands in a domain's `<metadata>`.
-pub(super) fn element(tag: &OwnershipTag) -> Element {
-    Element::new("casc:machine")
+pub(super) fn element(role: DomainRole, tag: &OwnershipTag) -> Element {
+    Element::new(element_name(role))
         .attribute("xmlns:casc", NAMESPACE)
         .attribute("cluster", &tag.cluster)
         .attribute("namespace", &tag.namespace)
@@ -38,21 +45,29 @@ pub(super) fn element(tag: &OwnershipTag) -> Element {
         .attribute("specHash", &tag.spec_hash)
 }
 
+/// What a domain is for, and whose it is.
+pub(super) type Tag = (DomainRole, OwnershipTag);
+
 /// Reads a tag. libvirt gives the element back without its prefix. `None`: this is no tag.
-pub(super) fn parse(xml: &str) -> Option<OwnershipTag> {
+pub(super) fn parse(xml: &str) -> Option<Tag> {
     if xml.len() > LONGEST {
         return None;
     }
     let mut reader = Reader::from_str(xml);
     loop {
         match reader.read_event().ok()? {
-            Event::Start(start) | Event::Empty(start) if start.local_name().as_ref() == ELEMENT => {
-                return of_element(&start);
-            }
-            Event::Start(_) | Event::Empty(_) | Event::Eof => return None,
+            Event::Start(start) | Event::Empty(start) => return Some((role(&start)?, of_element(&start)?)),
+            Event::Eof => return None,
             _ => {}
         }
     }
+}
+
+fn role(element: &BytesStart<'_>) -> Option<DomainRole> {
+    let name = element.local_name();
+    [DomainRole::Machine, DomainRole::Canary]
+        .into_iter()
+        .find(|role| element_name(*role).strip_prefix("casc:") == Some(name.as_ref()))
 }
 
 fn of_element(element: &BytesStart<'_>) -> Option<OwnershipTag> {
@@ -71,7 +86,7 @@ fn of_element(element: &BytesStart<'_>) -> Option<OwnershipTag> {
 }
 
 /// Reads the tag of a domain.
-pub(super) fn read(domain: &Domain, name: &str) -> Result<Option<OwnershipTag>, Failure> {
+pub(super) fn read(domain: &Domain, name: &str) -> Result<Option<Tag>, Failure> {
     if !name.starts_with(DOMAIN_PREFIX) {
         return Ok(None);
     }
@@ -89,7 +104,7 @@ pub(super) struct TagCache(Mutex<Tags>);
 
 #[derive(Debug, Default)]
 struct Tags {
-    known: HashMap<DomainUuid, Option<OwnershipTag>>,
+    known: HashMap<DomainUuid, Option<Tag>>,
     since: Option<Instant>,
     changes: u64,
 }
@@ -97,13 +112,13 @@ struct Tags {
 /// The cache as it was when a survey began; put back what was read only if no tag was changed meanwhile.
 #[derive(Debug)]
 pub(super) struct Remembered {
-    known: HashMap<DomainUuid, Option<OwnershipTag>>,
+    known: HashMap<DomainUuid, Option<Tag>>,
     changes: u64,
 }
 
 impl Remembered {
     /// What was read of a domain, if it was: its tag, or that it has none.
-    pub(super) fn get(&self, uuid: DomainUuid) -> Option<&Option<OwnershipTag>> {
+    pub(super) fn get(&self, uuid: DomainUuid) -> Option<&Option<Tag>> {
         self.known.get(&uuid)
     }
 }
@@ -120,7 +135,7 @@ impl TagCache {
     }
 
     /// Keeps what a survey read.
-    pub(super) fn keep(&self, before: &Remembered, known: HashMap<DomainUuid, Option<OwnershipTag>>) {
+    pub(super) fn keep(&self, before: &Remembered, known: HashMap<DomainUuid, Option<Tag>>) {
         let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if tags.changes == before.changes {
             tags.known = known;
@@ -155,9 +170,11 @@ pub(super) mod tests {
     proptest! {
         #[test]
         fn a_tag_is_read_back_as_it_was_written(tag in any_tag()) {
-            let xml = element(&tag).to_xml().unwrap();
-            prop_assert_eq!(parse(&xml), Some(tag.clone()));
-            prop_assert_eq!(parse(&xml.replace("casc:machine", "machine")), Some(tag));
+            for role in [DomainRole::Machine, DomainRole::Canary] {
+                let xml = element(role, &tag).to_xml().unwrap();
+                prop_assert_eq!(parse(&xml), Some((role, tag.clone())));
+                prop_assert_eq!(parse(&xml.replacen("<casc:", "<", 1)), Some((role, tag.clone())));
+            }
         }
 
         #[test]

@@ -131,7 +131,7 @@ fn phase(hypervisor: &Hypervisor, seen: &View, reach: Option<&Reach>) -> Hypervi
 
 /// Filters on a host on which no domain of ours is.
 fn unused_filters(survey: &Survey) -> impl Iterator<Item = Step> + '_ {
-    let used = survey.domains.values().any(|domain| domain.tag.is_some());
+    let used = survey.domains.values().any(|domain| domain.tag.is_some() || domain.canary.is_some());
     survey.filters.iter().filter(move |_| !used).cloned().map(Step::DeleteFilter)
 }
 

@@ -164,6 +164,7 @@ fn started(view: &View) -> Observed<SurveyedDomain> {
         name: domain.uuid.to_string(),
         run: DomainRun::Running,
         tag: Some(domain.tag.clone()),
+        canary: None,
         memory: domain.memory,
         cpus: domain.cpus,
     })

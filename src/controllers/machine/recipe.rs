@@ -10,7 +10,8 @@ use crate::api::{
 };
 use crate::guest::{self, Guest, GuestError, GuestNic, UserDataText};
 use crate::libvirt::{
-    ConsoleLog, DataDisk, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, RuleSet, VolumeSpec,
+    ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, RuleSet,
+    VolumeSpec,
 };
 use crate::network::{FarmNetwork, MacAddress};
 
@@ -94,6 +95,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let mut domain = DomainSpec {
         uuid: DomainUuid(uid),
         title: format!("{namespace}/{name}"),
+        role: DomainRole::Machine,
         tag: OwnershipTag { cluster: from.cluster.to_owned(), namespace, name, uid, epoch, spec_hash: String::new() },
         virtualization: from.hypervisor.spec.virtualization,
         cpus: flavour.cpus,
@@ -127,6 +129,7 @@ fn spec_hash(domain: &DomainSpec) -> String {
     let DomainSpec {
         uuid: _,
         title: _,
+        role: _,
         tag: _,
         virtualization,
         cpus,

@@ -14,8 +14,8 @@ use super::situation::*;
 use crate::api::{Bytes, Phase, Readiness, RunStrategy, Virtualization};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{
-    ConsoleLog, DomainRun, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RuleSet, StopReason,
-    SurveyedDomain, VolumeSpec,
+    ConsoleLog, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RuleSet,
+    StopReason, SurveyedDomain, VolumeSpec,
 };
 use crate::network::MacAddress;
 
@@ -43,6 +43,7 @@ fn recipe() -> Recipe {
         domain: DomainSpec {
             uuid: DomainUuid(UID),
             title: "farm-a/one".into(),
+            role: DomainRole::Machine,
             tag: tag(2),
             virtualization: Virtualization::Emulated,
             cpus: 1,
@@ -124,6 +125,7 @@ impl Given {
             name: format!("casc-{UID}"),
             run,
             tag: Some(tag(epoch)),
+            canary: None,
             memory: Bytes::mebi(256),
             cpus: 1,
         });
@@ -374,6 +376,7 @@ fn any_domain() -> impl Strategy<Value = Observed<SurveyedDomain>> {
             name: "casc".into(),
             run,
             tag: epoch.map(tag),
+            canary: None,
             memory: Bytes::mebi(256),
             cpus: 1,
         }),
