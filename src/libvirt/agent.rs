@@ -1,17 +1,64 @@
 //! The QEMU guest agent: a program in the guest, which may answer anything or nothing.
 
+use std::fmt;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 use virt::domain::Domain;
 use virt::error::ErrorNumber;
 
 use super::error::Failure;
+use super::host::{GuestCommand, GuestOutput};
 
 /// Seconds that an agent has for an answer. libvirt first waits up to five more for it to listen.
 const PATIENCE: i32 = 2;
 /// Longer answers are not looked at.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
+/// A command that was begun in a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process(i64);
+
+/// How a command in a guest stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It runs.
+    Runs,
+    /// It ended.
+    Ended(GuestOutput),
+}
+
+/// An answer that is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct NoAnswer;
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the guest's agent answered something that makes no sense")
+    }
+}
+
 /// Whether the agent of a running domain answers now.
 pub(super) fn answers(domain: &Domain) -> Result<bool, Failure> {
+    let answer = ask(domain, r#"{"execute":"guest-ping"}"#)?;
+    Ok(answer.is_some_and(|answer| read::<Map<String, Value>>(&answer).is_ok()))
+}
+
+/// Begins a command; `None`: no agent answers.
+pub(super) fn begin(domain: &Domain, command: &GuestCommand) -> Result<Option<Process>, Failure> {
+    ask(domain, &beginning(command))?.map(|answer| process(&answer)).transpose().map_err(senseless)
+}
+
+/// How a command that was begun stands; `None`: no agent answers.
+pub(super) fn look(domain: &Domain, process: Process) -> Result<Option<Standing>, Failure> {
+    let question = json!({"execute": "guest-exec-status", "arguments": {"pid": process.0}});
+    ask(domain, &question.to_string())?.map(|answer| standing(&answer)).transpose().map_err(senseless)
+}
+
+fn ask(domain: &Domain, question: &str) -> Result<Option<String>, Failure> {
     let no_answer = [
         ErrorNumber::AgentUnresponsive,
         ErrorNumber::AgentUnsynced,
@@ -23,25 +70,75 @@ pub(super) fn answers(domain: &Domain) -> Result<bool, Failure> {
         ErrorNumber::OperationInvalid,
         ErrorNumber::NoDomain,
     ];
-    match domain.qemu_agent_command(r#"{"execute":"guest-ping"}"#, PATIENCE, 0).map_err(Failure::from) {
-        Ok(answer) => Ok(is_pong(&answer)),
-        Err(failure) if failure.is_any(&no_answer) => Ok(false),
+    match domain.qemu_agent_command(question, PATIENCE, 0).map_err(Failure::from) {
+        Ok(answer) => Ok(Some(answer)),
+        Err(failure) if failure.is_any(&no_answer) => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-fn is_pong(answer: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Pong {
-        #[serde(rename = "return")]
-        _empty: serde_json::Map<String, serde_json::Value>,
+fn senseless(answer: NoAnswer) -> Failure {
+    Failure::Refused(answer.to_string())
+}
+
+fn beginning(command: &GuestCommand) -> String {
+    let arguments = json!({"path": command.program, "arg": command.arguments, "capture-output": true});
+    json!({"execute": "guest-exec", "arguments": arguments}).to_string()
+}
+
+fn process(answer: &str) -> Result<Process, NoAnswer> {
+    #[derive(Deserialize)]
+    struct Begun {
+        pid: i64,
     }
-    answer.len() <= LONGEST_ANSWER && serde_json::from_str::<Pong>(answer).is_ok()
+    read::<Begun>(answer).map(|begun| Process(begun.pid))
+}
+
+fn standing(answer: &str) -> Result<Standing, NoAnswer> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Status {
+        exited: bool,
+        exitcode: Option<i32>,
+        #[serde(default)]
+        out_data: String,
+        #[serde(default)]
+        err_data: String,
+    }
+    let status: Status = read(answer)?;
+    if !status.exited {
+        return Ok(Standing::Runs);
+    }
+    let text = |data: &str| STANDARD.decode(data).map_err(|_| NoAnswer);
+    Ok(Standing::Ended(GuestOutput {
+        exit_code: status.exitcode,
+        output: text(&status.out_data)?,
+        errors: text(&status.err_data)?,
+    }))
+}
+
+/// What an agent returned, if it is of this form and not too long.
+fn read<T: DeserializeOwned>(answer: &str) -> Result<T, NoAnswer> {
+    #[derive(Deserialize)]
+    struct Answer<T> {
+        #[serde(rename = "return")]
+        returned: T,
+    }
+    if answer.len() > LONGEST_ANSWER {
+        return Err(NoAnswer);
+    }
+    serde_json::from_str::<Answer<T>>(answer).map(|answer| answer.returned).map_err(|_| NoAnswer)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn is_pong(answer: &str) -> bool {
+        read::<Map<String, Value>>(answer).is_ok()
+    }
 
     #[test]
     fn only_an_agents_answer_is_an_answer() {
@@ -50,5 +147,50 @@ mod tests {
             assert!(!is_pong(other), "{other}");
         }
         assert!(!is_pong(&[r#"{"return":{"a":""#, &"x".repeat(LONGEST_ANSWER), r#""}}"#].concat()));
+    }
+
+    #[test]
+    fn a_command_is_data_and_never_a_line_for_a_shell() {
+        let arguments = vec!["run".to_owned(), "\"; reboot".to_owned()];
+        let command = GuestCommand { program: "canary".to_owned(), arguments, within: Duration::from_secs(1) };
+        let question: Value = serde_json::from_str(&beginning(&command)).unwrap();
+        assert_eq!(question["arguments"]["arg"], json!(["run", "\"; reboot"]));
+        assert_eq!(question["arguments"]["path"], json!("canary"));
+    }
+
+    #[test]
+    fn a_command_runs_and_ends() {
+        assert_eq!(process(r#"{"return":{"pid":7}}"#), Ok(Process(7)));
+        assert_eq!(standing(r#"{"return":{"exited":false}}"#), Ok(Standing::Runs));
+        let ended =
+            r#"{"return":{"exited":true,"exitcode":1,"out-data":"aGk=","err-data":"bm8=","out-truncated":true}}"#;
+        let output = GuestOutput { exit_code: Some(1), output: b"hi".to_vec(), errors: b"no".to_vec() };
+        assert_eq!(standing(ended), Ok(Standing::Ended(output)));
+        let killed = GuestOutput::default();
+        assert_eq!(standing(r#"{"return":{"exited":true,"signal":9}}"#), Ok(Standing::Ended(killed)));
+    }
+
+    #[test]
+    fn an_agent_that_lies_is_told_so() {
+        for answer in [
+            r#"{"return":{"exited":true,"exitcode":0,"out-data":"not base64!"}}"#,
+            r#"{"return":{"exited":"yes"}}"#,
+            r#"{"return":{"exited":true,"exitcode":99999999999}}"#,
+            "",
+        ] {
+            assert_eq!(standing(answer), Err(NoAnswer), "{answer}");
+        }
+        let huge = [r#"{"return":{"exited":true,"out-data":""#, &"A".repeat(LONGEST_ANSWER), r#""}}"#].concat();
+        assert_eq!(standing(&huge), Err(NoAnswer));
+        assert_eq!(process(r#"{"return":{"pid":"1"}}"#), Err(NoAnswer));
+    }
+
+    proptest! {
+        #[test]
+        fn reading_never_panics(answer in "\\PC{0,80}") {
+            let _ = standing(&answer);
+            let _ = process(&answer);
+            let _ = standing(&[r#"{"return":{"exited":true,"out-data":""#, &answer, r#""}}"#].concat());
+        }
     }
 }

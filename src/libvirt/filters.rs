@@ -5,8 +5,9 @@ use virt::error::ErrorNumber;
 use virt::nwfilter::NWFilter;
 
 use super::error::Failure;
+use super::link::Session;
 use crate::network::RuleSet;
-use crate::network::filters::FILTER_PREFIX;
+use crate::network::filters::{self, FILTER_PREFIX};
 
 /// Defines the filter of a rule set. One of its name has its rules already: the name holds their hash.
 pub(super) fn ensure(connection: &Connect, rules: RuleSet) -> Result<(), Failure> {
@@ -18,6 +19,34 @@ pub(super) fn ensure(connection: &Connect, rules: RuleSet) -> Result<(), Failure
         Ok(_) => Ok(()),
         // Somebody else was faster, and libvirt doesn't redefine under another UUID.
         Err(failure) => find(connection, &name)?.map(drop).ok_or(failure),
+    }
+}
+
+/// Puts the rules of our filters back for every card that has one. libvirt does so only when a filter changes, so each
+/// is written in the other one of two ways that mean the same. Those of other versions of Cascina are taken as they are.
+pub(super) fn refresh(session: &Session) -> Result<(), Failure> {
+    let connection = session.connection();
+    for filter in connection.list_all_nw_filters(0)? {
+        let name = filter.name()?;
+        if name.starts_with(FILTER_PREFIX) {
+            let ours = RuleSet::ALL.into_iter().find(|rules| rules.filter_name() == name);
+            let ours = ours.map(RuleSet::filter_xml).transpose()?;
+            connection.define_nwfilter_xml(&rewritten(&filter.xml_desc(0)?, ours))?;
+            // A filter of many cards takes long.
+            session.beat()?;
+        }
+    }
+    Ok(())
+}
+
+/// A filter in the other one of the two ways.
+fn rewritten(current: &str, ours: Option<String>) -> String {
+    let marked = filters::mark(current);
+    match (ours, marked == current) {
+        (Some(ours), true) => ours,
+        (Some(ours), false) => filters::mark(&ours),
+        (None, true) => filters::unmark(current),
+        (None, false) => marked,
     }
 }
 
@@ -39,5 +68,34 @@ fn find(connection: &Connect, name: &str) -> Result<Option<NWFilter>, Failure> {
         Ok(filter) => Ok(Some(filter)),
         Err(failure) if failure.is(ErrorNumber::NoNwfilter) => Ok(None),
         Err(failure) => Err(failure),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_written_in_turns_and_always_says_the_same() {
+        let ours = RuleSet::Machine.filter_xml().unwrap();
+        let once = rewritten(&ours, Some(ours.clone()));
+        assert_ne!(once, ours);
+        assert_eq!(rewritten(&once, Some(ours.clone())), ours);
+        assert_eq!(once.replace("999", "1000"), ours, "only the place of the last rule differs");
+    }
+
+    #[test]
+    fn what_somebody_made_of_a_filter_of_ours_is_not_kept() {
+        let ours = RuleSet::Machine.filter_xml().unwrap();
+        assert_eq!(rewritten("<filter/>", Some(ours.clone())), ours);
+        assert_eq!(rewritten("<rule action='accept' priority='1000'/>", Some(ours.clone())), filters::mark(&ours));
+    }
+
+    #[test]
+    fn a_filter_of_another_version_keeps_its_rules() {
+        let theirs = "<filter name='cascina-machine-0'><rule action='drop' priority='1000'/></filter>";
+        let once = rewritten(theirs, None);
+        assert_eq!(once, theirs.replace("1000", "999"));
+        assert_eq!(rewritten(&once, None), theirs);
     }
 }

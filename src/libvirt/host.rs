@@ -180,6 +180,28 @@ pub enum StopReason {
     Crashed,
 }
 
+/// A command for a guest of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestCommand {
+    /// The program.
+    pub program: String,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// It has to end within this time.
+    pub within: Duration,
+}
+
+/// What a command in a guest came to: bounded in size, otherwise whatever the guest chose to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GuestOutput {
+    /// Its exit code; absent if a signal ended it.
+    pub exit_code: Option<i32>,
+    /// What it wrote to standard output.
+    pub output: Vec<u8>,
+    /// What it wrote to standard error.
+    pub errors: Vec<u8>,
+}
+
 /// How far an upload is; read while it runs.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -214,6 +236,9 @@ pub trait Host: Send + Sync + 'static {
     /// Defines the filter of a rule set under its versioned name.
     async fn ensure_filter(&self, rules: RuleSet) -> Result<()>;
 
+    /// Makes libvirt put the rules of all our filters back in place for every card that has one, whatever became of them.
+    async fn refresh_filters(&self) -> Result<()>;
+
     /// Removes a filter; [`HostError::InUse`] while a domain refers to it.
     async fn delete_filter(&self, name: &str) -> Result<()>;
 
@@ -247,4 +272,8 @@ pub trait Host: Send + Sync + 'static {
 
     /// Whether the guest's agent answers now.
     async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool>;
+
+    /// Runs a command in a guest of the operator's own, by its agent; `None`: no agent answers. Not for machines of
+    /// tenants: a guest may say anything, and nothing that matters may rest on it.
+    async fn run_in_guest(&self, uuid: DomainUuid, command: &GuestCommand) -> Result<Option<GuestOutput>>;
 }

@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::interval;
+use virt::domain::Domain;
 
 use super::config::{ConfigError, HostConfig};
 use super::credentials::Door;
 use super::error::Failure;
-use super::host::{Connect, Host, HostError, Progress, Result, Survey, SurveyedDomain};
+use super::host::{Connect, GuestCommand, GuestOutput, Host, HostError, Progress, Result, Survey, SurveyedDomain};
 use super::link::{Link, Session};
 use super::spec::{DomainSpec, DomainUuid, VolumeSpec};
 use super::survey::{self, Known};
@@ -22,12 +23,14 @@ use super::{agent, domains, filters, upload};
 use crate::api::DiskFormat;
 use crate::network::RuleSet;
 
-/// How many call deadlines a start may take.
+/// How many call deadlines a start may take, and the refreshing of one filter.
 const STARTS_TAKE: u32 = 4;
 /// Uploads at once: they are long, and other writes need their turn.
 const UPLOADS_IN_FLIGHT: usize = 2;
 /// Questions to guest agents at once: an agent that hangs must not keep the host from being read.
 const AGENTS_IN_FLIGHT: usize = 2;
+/// How often a command in a guest is asked whether it has ended.
+const LOOK_AT_GUEST_EVERY: Duration = Duration::from_millis(100);
 /// How often the progress of an upload is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
@@ -99,6 +102,19 @@ impl LibvirtHost {
         result
     }
 
+    /// Asks the agent of a guest something; `None`: the domain is off, or nobody answers.
+    async fn ask_guest<T, A>(&self, operation: &'static str, uuid: DomainUuid, ask: A) -> Result<Option<T>>
+    where
+        T: Send + 'static,
+        A: FnOnce(&Domain) -> std::result::Result<Option<T>, Failure> + Send + 'static,
+    {
+        self.read(operation, move |session| match domains::running(session.connection(), uuid)? {
+            Some(domain) => ask(&domain),
+            None => Ok(None),
+        })
+        .await
+    }
+
     /// A turn among the calls of a kind. Waiting for it has no deadline: that others are served first is no silence.
     async fn turn(operation: &'static str, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let refused = |_| HostError::Refused { operation, message: "the host is no longer in use".to_owned() };
@@ -134,6 +150,12 @@ impl Host for LibvirtHost {
 
     async fn ensure_filter(&self, rules: RuleSet) -> Result<()> {
         self.write("ensure_filter", move |session| filters::ensure(session.connection(), rules)).await
+    }
+
+    async fn refresh_filters(&self) -> Result<()> {
+        let deadline = self.config.call_deadline * STARTS_TAKE;
+        let call = self.writes.run("refresh_filters", deadline, filters::refresh);
+        self.observed("refresh_filters", call).await
     }
 
     async fn delete_filter(&self, name: &str) -> Result<()> {
@@ -223,10 +245,27 @@ impl Host for LibvirtHost {
 
     async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool> {
         let turn = Self::turn("agent_answers", &self.agents).await?;
-        self.read("agent_answers", move |session| {
+        let answers = self.ask_guest("agent_answers", uuid, move |domain| {
             let _turn = turn;
-            domains::running(session.connection(), uuid)?.map_or(Ok(false), |domain| agent::answers(&domain))
-        })
-        .await
+            agent::answers(domain).map(Some)
+        });
+        Ok(answers.await? == Some(true))
+    }
+
+    async fn run_in_guest(&self, uuid: DomainUuid, command: &GuestCommand) -> Result<Option<GuestOutput>> {
+        const OPERATION: &str = "run_in_guest";
+        let begun = Instant::now();
+        let beginning = command.clone();
+        let begin = self.ask_guest(OPERATION, uuid, move |domain| agent::begin(domain, &beginning));
+        let Some(process) = begin.await? else { return Ok(None) };
+        while begun.elapsed() < command.within {
+            tokio::time::sleep(LOOK_AT_GUEST_EVERY).await;
+            let look = self.ask_guest(OPERATION, uuid, move |domain| agent::look(domain, process));
+            if let Some(agent::Standing::Ended(output)) = look.await? {
+                return Ok(Some(output));
+            }
+        }
+        let message = format!("the guest's command didn't end within {} s", command.within.as_secs());
+        Err(HostError::Refused { operation: OPERATION, message })
     }
 }

@@ -21,7 +21,8 @@ mod volumes;
 pub use crate::network::RuleSet;
 pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved};
 pub use host::{
-    Connect, DomainRun, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason, Survey, SurveyedDomain,
+    Connect, DomainRun, GuestCommand, GuestOutput, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason,
+    Survey, SurveyedDomain,
 };
 pub use libvirt_host::{LibvirtHost, connect};
 pub use spec::{

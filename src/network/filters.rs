@@ -183,6 +183,28 @@ const ROUTER: &[Rule] = &[
     NOTHING_ELSE,
 ];
 
+/// The priorities that the rule which drops everything else may have: it is the last with either.
+const LAST: [&str; 2] = ["1000", "999"];
+
+/// A filter's XML with a mark that changes nothing: its last rule has the other priority.
+#[must_use]
+pub fn mark(xml: &str) -> String {
+    let [usual, marked] = LAST;
+    with_priority(xml, usual, marked)
+}
+
+/// A filter's XML without that mark.
+#[must_use]
+pub fn unmark(xml: &str) -> String {
+    let [usual, marked] = LAST;
+    with_priority(xml, marked, usual)
+}
+
+fn with_priority(xml: &str, before: &str, after: &str) -> String {
+    let written = |quote: &str, priority: &str| ["priority=", quote, priority, quote].concat();
+    ["'", "\""].iter().fold(xml.to_owned(), |xml, quote| xml.replace(&written(quote, before), &written(quote, after)))
+}
+
 impl RuleSet {
     /// Both sets.
     pub const ALL: [Self; 2] = [Self::Machine, Self::Router];
