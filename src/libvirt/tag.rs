@@ -202,7 +202,7 @@ pub(super) mod tests {
             epoch: 1,
             spec_hash: String::new(),
         };
-        let read = |cluster| parse(&element(&tag(cluster)).to_xml().unwrap());
+        let read = |cluster| parse(&element(DomainRole::Machine, &tag(cluster)).to_xml().unwrap());
         assert!(read("c".repeat(1000)).is_some());
         assert!(read("c".repeat(4 << 20)).is_none());
     }
