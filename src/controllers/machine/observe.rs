@@ -1,6 +1,5 @@
 //! What there is of a machine: in its objects, on its host, in its guest.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -60,7 +59,6 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
             true => &survey.volumes | &survey.incomplete_volumes,
             false => survey.volumes.clone(),
         }),
-        filters: survey.present().map_or_else(BTreeSet::new, |survey| survey.filters.clone()),
         recipe: if deleted {
             Err(Refusal::new("Deleting", "it is being deleted"))
         } else {

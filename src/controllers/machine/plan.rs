@@ -114,7 +114,7 @@ fn make(seen: &View, now: Timestamp) -> Plan {
             .again(Duration::from_secs(2));
     }
     let missing = recipe.volumes.iter().filter(|volume| !volumes.contains(name_of(volume)));
-    let mut steps = filters(seen, recipe);
+    let mut steps = filters(recipe);
     steps.extend(missing.cloned().map(Step::EnsureVolume));
     if !volumes.contains(&recipe.seed) {
         steps.push(Step::WriteSeed);
@@ -131,9 +131,10 @@ fn make(seen: &View, now: Timestamp) -> Plan {
         .again(BOOT_POLL)
 }
 
-fn filters(seen: &View, recipe: &Recipe) -> Vec<Step> {
+/// Before every start, whatever a survey told: an idle host's filters are removed, perhaps since it was read.
+fn filters(recipe: &Recipe) -> Vec<Step> {
     let sets: BTreeSet<_> = recipe.domain.nics.iter().map(|nic| nic.rules).collect();
-    sets.into_iter().filter(|set| !seen.filters.contains(&set.filter_name())).map(Step::EnsureFilter).collect()
+    sets.into_iter().map(Step::EnsureFilter).collect()
 }
 
 /// Seeds of this machine that the domain doesn't use any more.

@@ -54,8 +54,6 @@ pub struct View {
     pub domain: Observed<SurveyedDomain>,
     /// The volumes on its host.
     pub volumes: Observed<BTreeSet<String>>,
-    /// The filters on its host.
-    pub filters: BTreeSet<String>,
     /// How it is made.
     pub recipe: Result<Recipe, Refusal>,
     /// How far its image is on its host, in words.

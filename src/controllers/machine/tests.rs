@@ -96,7 +96,6 @@ fn machine() -> Given {
             waits: None,
             domain: Observed::Absent,
             volumes: Observed::Present(BTreeSet::from(["img-a.kernel".to_owned(), "others.img".to_owned()])),
-            filters: BTreeSet::new(),
             recipe: Ok(recipe()),
             image_progress: None,
             outdated: None,
@@ -207,10 +206,10 @@ fn a_placed_machine_is_made_and_started() {
 #[test]
 fn what_is_there_is_not_made_again() {
     let seed = format!("{UID}-seed-new.img");
-    let mut given = machine().volumes(&["img-a.kernel", &format!("{UID}-data.qcow2"), &seed]);
-    given.seen.filters.insert(RuleSet::Machine.filter_name());
-    given.clone().domain(DomainRun::Off(StopReason::NotStarted), 2).plans(&[Step::Start]);
-    given.plans(&[Step::Define, Step::Start]);
+    let given = machine().volumes(&["img-a.kernel", &format!("{UID}-data.qcow2"), &seed]);
+    let filter = Step::EnsureFilter(RuleSet::Machine);
+    given.clone().domain(DomainRun::Off(StopReason::NotStarted), 2).plans(&[filter.clone(), Step::Start]);
+    given.plans(&[filter, Step::Define, Step::Start]);
 }
 
 #[test]
