@@ -18,6 +18,9 @@ use crate::libvirt::{DomainUuid, Host, HostError, OwnershipTag, Survey};
 /// How many changes a slow listener may lag behind.
 const BACKLOG: usize = 4096;
 
+/// What was done to a guest longer ago is forgotten.
+const LATELY: Duration = Duration::from_secs(60);
+
 /// What was last seen of a host.
 #[derive(Clone, Debug)]
 pub struct HostView {
@@ -57,6 +60,8 @@ pub struct FleetHost {
     pub making: tokio::sync::RwLock<()>,
     /// Image volumes that nothing needs, and since when.
     idle: Mutex<BTreeMap<String, Timestamp>>,
+    /// Guests that were resumed lately, and when.
+    resumed: Mutex<BTreeMap<DomainUuid, Timestamp>>,
     /// When what the connection is made from was last looked at, and the generation of the `Hypervisor` then.
     checked: Mutex<Option<(i64, Instant)>>,
 }
@@ -93,6 +98,19 @@ impl FleetHost {
         }
         let ripe = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default() >= long;
         idle.iter().filter(|(_, since)| ripe(**since)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// When a guest was last resumed, if that was lately.
+    pub fn last_resumed(&self, uuid: DomainUuid) -> Option<Timestamp> {
+        self.resumed.lock().unwrap_or_else(PoisonError::into_inner).get(&uuid).copied()
+    }
+
+    /// A guest is being resumed now.
+    pub fn note_resumed(&self, uuid: DomainUuid, now: Timestamp) {
+        let mut resumed = self.resumed.lock().unwrap_or_else(PoisonError::into_inner);
+        let lately = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default() < LATELY;
+        resumed.retain(|_, time| lately(*time));
+        resumed.insert(uuid, now);
     }
 
     /// Whether what the connection is made from was looked at less than `long` ago, for this generation of the spec.
@@ -189,6 +207,7 @@ impl Fleet {
             poller: RwLock::new(None),
             making: tokio::sync::RwLock::new(()),
             idle: Mutex::default(),
+            resumed: Mutex::default(),
             checked: Mutex::default(),
         });
         let polling = tokio::spawn(poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat));

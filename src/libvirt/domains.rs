@@ -7,9 +7,10 @@ use virt::sys;
 
 use super::domain_xml::{self, Paths};
 use super::error::Failure;
+use super::host::DomainRun;
 use super::spec::{DomainSpec, DomainUuid};
 use super::volumes::Place;
-use super::{agent, tag};
+use super::{agent, survey, tag};
 
 /// Finds a domain; `None`: it is surely not there.
 pub(super) fn find(connection: &Connect, uuid: DomainUuid) -> Result<Option<Domain>, Failure> {
@@ -52,6 +53,15 @@ pub(super) fn start(connection: &Connect, uuid: DomainUuid) -> Result<(), Failur
         Err(failure) if failure.is(ErrorNumber::OperationInvalid) && domain.is_active()? => Ok(()),
         started => started,
     }
+}
+
+/// Lets a guest go on that an I/O error stopped. One that somebody suspended is left alone.
+pub(super) fn resume(connection: &Connect, uuid: DomainUuid) -> Result<(), Failure> {
+    let Some(domain) = running(connection, uuid)? else { return Ok(()) };
+    if survey::state(&domain)? != DomainRun::PausedByIoError {
+        return Ok(());
+    }
+    unless_off(&domain, domain.resume().map_err(Failure::from))
 }
 
 /// Asks the guest to shut down; a domain that is off is left alone.

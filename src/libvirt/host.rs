@@ -159,8 +159,11 @@ pub struct SurveyedDomain {
 pub enum DomainRun {
     /// The guest executes.
     Running,
-    /// QEMU is there, the guest doesn't execute (I/O error, suspended, migrating).
+    /// QEMU is there, the guest doesn't execute (suspended, migrating).
     Paused,
+    /// QEMU stopped the guest because reading or writing one of its disks failed. Nothing is lost: what failed is done
+    /// again when it is resumed.
+    PausedByIoError,
     /// The guest is shutting down.
     ShuttingDown,
     /// No QEMU, and why.
@@ -260,6 +263,9 @@ pub trait Host: Send + Sync + 'static {
 
     /// Starts a domain that is off.
     async fn start(&self, uuid: DomainUuid) -> Result<()>;
+
+    /// Lets a guest go on that an I/O error stopped; any other is left alone.
+    async fn resume(&self, uuid: DomainUuid) -> Result<()>;
 
     /// Asks the guest to shut down: by its agent where it answers, else by ACPI.
     async fn shutdown(&self, uuid: DomainUuid) -> Result<()>;

@@ -225,6 +225,10 @@ impl Host for LibvirtHost {
         self.observed("start", call).await
     }
 
+    async fn resume(&self, uuid: DomainUuid) -> Result<()> {
+        self.write("resume", move |session| domains::resume(session.connection(), uuid)).await
+    }
+
     async fn shutdown(&self, uuid: DomainUuid) -> Result<()> {
         self.write("shutdown", move |session| domains::shutdown(session.connection(), uuid)).await
     }

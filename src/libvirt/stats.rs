@@ -115,6 +115,9 @@ pub(super) fn kibibytes(count: u64) -> Bytes {
 pub(super) fn run(state: i32, reason: i32) -> DomainRun {
     match u32::try_from(state).unwrap_or(sys::VIR_DOMAIN_NOSTATE) {
         sys::VIR_DOMAIN_RUNNING | sys::VIR_DOMAIN_BLOCKED => DomainRun::Running,
+        sys::VIR_DOMAIN_PAUSED if u32::try_from(reason) == Ok(sys::VIR_DOMAIN_PAUSED_IOERROR) => {
+            DomainRun::PausedByIoError
+        }
         sys::VIR_DOMAIN_SHUTDOWN => DomainRun::ShuttingDown,
         sys::VIR_DOMAIN_SHUTOFF => DomainRun::Off(stop_reason(reason)),
         // Paused, asleep, or crashed and kept: QEMU is there. So it may be where libvirt itself doesn't know.
@@ -153,6 +156,7 @@ mod tests {
         for state in [-1, 0, 3, 6, 7, 99] {
             assert_eq!(run(state, 0), DomainRun::Paused, "{state}");
         }
+        assert_eq!([run(3, 1), run(3, 5)], [DomainRun::Paused, DomainRun::PausedByIoError]);
         assert_eq!(run(5, 1), DomainRun::Off(StopReason::Shutdown));
         assert_eq!(run(5, 3), DomainRun::Off(StopReason::Crashed));
         assert_eq!(run(5, 0), DomainRun::Off(StopReason::NotStarted));

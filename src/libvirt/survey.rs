@@ -112,7 +112,8 @@ fn by_role(tag: Option<Tag>) -> (Option<OwnershipTag>, Option<OwnershipTag>) {
     }
 }
 
-fn state(domain: &Domain) -> Result<DomainRun, Failure> {
+/// Whether a domain runs.
+pub(super) fn state(domain: &Domain) -> Result<DomainRun, Failure> {
     let (mut state, mut reason) = (0, 0);
     // SAFETY: the domain is valid as long as it is borrowed; libvirt writes two integers. (The crate's own function
     // panics on a state that it doesn't know.)

@@ -41,6 +41,7 @@ async fn step_on(
         }
         Step::Define => port.define(&required(recipe)?.domain).await,
         Step::Start => port.start(uuid).await,
+        Step::Resume => port.resume(uuid).await,
         Step::Shutdown => port.shutdown(uuid).await,
         Step::Destroy => port.destroy(uuid).await,
         Step::Undefine => port.undefine(uuid).await,

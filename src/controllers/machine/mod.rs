@@ -134,7 +134,11 @@ async fn carry_out(
 ) -> Result<Vec<(Phase, Timestamp)>, Error> {
     let (Some(host), Ok(uid)) = (&seen.host, recipe::uid(machine)) else { return Ok(Vec::new()) };
     let starts = plan.steps.contains(&Step::Start);
+    let resumes = plan.steps.contains(&Step::Resume);
     let begun = context.clock.now();
+    if resumes {
+        host.note_resumed(DomainUuid(uid), begun);
+    }
     match act::act(host, DomainUuid(uid), &seen.view.recipe, &plan.steps).await {
         Ok(()) if starts => {
             // What the next look would find is told now, and needs no write of its own then.
@@ -145,6 +149,10 @@ async fn carry_out(
             Ok(vec![(Phase::Scheduled, begun), (Phase::Provisioning, begun)])
         }
         Ok(()) => Ok(Vec::new()),
+        Err(error) if resumes && !error.is_silence() => {
+            tracing::warn!(host = %host.name, %error, "a guest that an I/O error paused can't be resumed yet");
+            Ok(Vec::new())
+        }
         Err(error) if error.is_silence() || !starts => {
             host.refresh();
             Err(Error::Host { host: host.name.clone(), source: error })

@@ -67,6 +67,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         image_progress: image_progress(context, &status),
         outdated: outdated(context, machine, &status),
         agent,
+        resumed: host.as_ref().zip(uuid.as_ref().ok()).and_then(|(host, uuid)| host.last_resumed(*uuid)),
         history: history(&status),
     };
     Ok(Observation { view, host })

@@ -26,6 +26,12 @@ const LAZY_POLL: Duration = Duration::from_secs(5);
 /// What was refused may be corrected in a Secret or ConfigMap, which nobody watches: it is read again this often.
 const REFUSED: Duration = Duration::from_secs(10);
 
+/// A guest that an I/O error paused is resumed this often.
+const RESUME_EVERY: Duration = Duration::from_secs(10);
+
+/// And looked at so soon after that.
+const RESUMED: Duration = Duration::from_secs(1);
+
 /// A guest that shuts down is looked at this often.
 const STOP_POLL: Duration = Duration::from_secs(1);
 
@@ -61,7 +67,9 @@ pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
         }
         (Placement::Admitted, Observed::Present(domain)) => match domain.run {
             DomainRun::Off(reason) => off(want, seen, domain, reason, now),
-            DomainRun::Running | DomainRun::Paused | DomainRun::ShuttingDown => running(want, seen, domain, now),
+            DomainRun::Running | DomainRun::Paused | DomainRun::PausedByIoError | DomainRun::ShuttingDown => {
+                running(want, seen, domain, now)
+            }
         },
     }
 }
@@ -239,9 +247,10 @@ fn running(want: &Want, seen: &View, domain: &SurveyedDomain, now: Timestamp) ->
         DomainRun::Paused => Plan::stay(
             Phase::Running,
             "Paused",
-            "the guest is paused: its host's storage may be full, or somebody suspended it",
+            "the guest is paused: somebody suspended it on its host; virsh resume there lets it go on",
         )
         .again(Duration::from_secs(5)),
+        DomainRun::PausedByIoError => paused_by_io_error(seen, now),
         DomainRun::ShuttingDown => {
             Plan::stay(Phase::Stopping, "ShuttingDown", "the guest is shutting down").again(BOOT_POLL)
         }
@@ -249,6 +258,22 @@ fn running(want: &Want, seen: &View, domain: &SurveyedDomain, now: Timestamp) ->
     };
     plan.standing.failure = failure;
     plan
+}
+
+/// Nobody tells when there is space again, and a guest that goes on too early is stopped again and loses nothing: so it
+/// is tried now and then.
+fn paused_by_io_error(seen: &View, now: Timestamp) -> Plan {
+    let plan = Plan::stay(
+        Phase::Running,
+        "PausedByIOError",
+        "its host's storage is full or fails, so QEMU paused the guest: free space in the pool or mend the storage; \
+         the guest then goes on by itself",
+    );
+    let since = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default();
+    match seen.resumed.map(since).filter(|since| *since < RESUME_EVERY) {
+        Some(since) => plan.again(RESUME_EVERY.saturating_sub(since)),
+        None => plan.doing([Step::Resume]).again(RESUMED),
+    }
 }
 
 fn answering(want: &Want, seen: &View, ran: Option<Duration>) -> Plan {

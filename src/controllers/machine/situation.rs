@@ -62,6 +62,8 @@ pub struct View {
     pub outdated: Option<String>,
     /// Whether its agent answers, where it was asked.
     pub agent: Option<bool>,
+    /// When it was last resumed after an I/O error, if that was lately.
+    pub resumed: Option<Timestamp>,
     /// What it went through.
     pub history: History,
 }
@@ -105,6 +107,8 @@ pub enum Step {
     Define,
     /// Start it.
     Start,
+    /// Let it go on after an I/O error.
+    Resume,
     /// Ask the guest to shut down.
     Shutdown,
     /// Switch it off.

@@ -100,6 +100,7 @@ fn machine() -> Given {
             image_progress: None,
             outdated: None,
             agent: None,
+            resumed: None,
             history: History::default(),
         },
     }
@@ -275,6 +276,22 @@ fn a_guest_that_answers_is_ready_and_one_that_boots_is_not() {
 }
 
 #[test]
+fn a_guest_that_an_io_error_paused_is_resumed_now_and_then() {
+    let mut given = machine().domain(DomainRun::PausedByIoError, 2).started(NOW - 100);
+    given.plans(&[Step::Resume]);
+    given.stands(Phase::Running, "PausedByIOError");
+    given.seen.resumed = Some(at(NOW - 4));
+    given.plans(&[]);
+    assert_eq!(given.plan().again, Duration::from_secs(6), "when its next turn comes");
+    given.stands(Phase::Running, "PausedByIOError");
+    given.seen.resumed = Some(at(NOW - 10));
+    given.plans(&[Step::Resume]);
+    given.clone().domain(DomainRun::PausedByIoError, 1).plans(&[Step::Destroy]);
+    assert_eq!(given.clone().deleted().plan().steps.first(), Some(&Step::Destroy));
+    given.domain(DomainRun::Paused, 2).plans(&[]);
+}
+
+#[test]
 fn halting_asks_first_and_switches_off_when_the_time_is_over() {
     let mut given = machine().wants(RunStrategy::Halted).domain(DomainRun::Running, 2).agent(true);
     given.plans(&[Step::Shutdown]);
@@ -362,6 +379,7 @@ fn any_domain() -> impl Strategy<Value = Observed<SurveyedDomain>> {
     let runs = prop_oneof![
         Just(DomainRun::Running),
         Just(DomainRun::Paused),
+        Just(DomainRun::PausedByIoError),
         Just(DomainRun::ShuttingDown),
         Just(OFF),
         Just(SHUT_DOWN),
