@@ -124,6 +124,10 @@ const ANNOUNCEMENT: Rule = accept(Direction::Out, -900, frames(Protocol::Rarp, &
 /// A DHCP server's answer, from whatever port: clients take it by its destination.
 const DHCP_ANSWER: Rule =
     drop(Direction::Out, -855, frames(Protocol::Ip, &[("protocol", "udp"), ("dstportstart", "68")]));
+/// Groups and whoever is called by all of them: VRRP would take over the gateway. Their MAC addresses are in no list, but
+/// such a packet can be sent to a neighbour's, or to everybody's.
+const MULTICAST: Rule =
+    drop(Direction::Out, -854, frames(Protocol::Ip, &[("dstipaddr", "224.0.0.0"), ("dstipmask", "4")]));
 const IP_TO_FARM: Rule = accept(Direction::Out, -850, frames(Protocol::Ip, &[TO_FARM, TO_FARM_MASK, OWN_IP]));
 const IP_TO_ALL: Rule = accept(Direction::Out, -849, frames(Protocol::Ip, &[BROADCAST, OWN_IP]));
 const DHCP_QUESTION: Rule = accept(
@@ -159,6 +163,7 @@ const MACHINE: &[Rule] = &[
     ARP_PROBE,
     ANNOUNCEMENT,
     DHCP_ANSWER,
+    MULTICAST,
     IP_TO_FARM,
     IP_TO_ALL,
     DHCP_QUESTION,
@@ -382,6 +387,12 @@ mod tests {
         let ip = MACHINE.iter().position(|rule| *rule == IP_TO_FARM).unwrap();
         assert!(answers < ip);
         assert!(!ROUTER.contains(&DHCP_ANSWER));
+    }
+
+    #[test]
+    fn a_machine_calls_no_group_by_whatever_mac() {
+        let place = |rule| MACHINE.iter().position(|other| *other == rule).unwrap();
+        assert!(place(MULTICAST) < place(IP_TO_FARM) && place(MULTICAST) < place(IP_TO_ALL));
     }
 
     #[test]
