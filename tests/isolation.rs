@@ -1,0 +1,21 @@
+//! Farms under attack: real frames between real network stacks, behind the operator's rules as libvirt installs them.
+//!
+//! `make test` runs this. By hand: `. .box/env`, then `cargo test --test isolation -- --test-threads=1 --nocapture`.
+//! Without a box each test says so and passes. No guest boots: a network namespace on a port of a host's bridge plays one.
+
+#[path = "isolation/attacks.rs"]
+mod attacks;
+#[path = "isolation/ears.rs"]
+mod ears;
+#[path = "isolation/frames.rs"]
+mod frames;
+#[path = "isolation/guests.rs"]
+mod guests;
+#[path = "isolation/site.rs"]
+mod site;
+#[path = "isolation/suite.rs"]
+mod suite;
+#[path = "isolation/tables.rs"]
+mod tables;
+#[path = "isolation/traffic.rs"]
+mod traffic;

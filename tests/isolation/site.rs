@@ -1,0 +1,175 @@
+//! Two hosts of the box, from outside: their namespaces, bridges and libvirt.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::thread;
+use std::time::Duration;
+
+use cascina::network::filters::RuleSet;
+
+use super::ears::Ear;
+use super::frames;
+use super::guests::{Guest, PLACES};
+use super::tables::Tables;
+
+/// The farms' bridge on every host of the box, and on it the port towards the switch.
+pub const BRIDGE: &str = "br-private";
+pub const UPLINK: &str = "private";
+
+/// The hosts that the farms are on.
+pub const HOSTS: [&str; 2] = ["worker-1", "worker-2"];
+
+/// The box, or as much of it as two farms need.
+pub struct Site {
+    /// What the names of its namespaces start with.
+    pub prefix: String,
+    box_directory: PathBuf,
+}
+
+impl Site {
+    /// The running box; `None`, and a line that says so, without one.
+    pub fn find() -> Option<Self> {
+        let (Some(state), Ok(index)) = (std::env::var_os("CASCINA_BOX_DIR"), std::env::var("CASCINA_BOX_INDEX")) else {
+            eprintln!("skipped: needs a box (make up, then . .box/env)");
+            return None;
+        };
+        let box_directory = PathBuf::from(state).parent().unwrap().join("box");
+        let site = Self { prefix: format!("cascina{index}"), box_directory };
+        site.must("host", &[&["start"], &HOSTS[..]].concat());
+        Some(site)
+    }
+
+    /// The namespace of a host.
+    pub fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.prefix)
+    }
+
+    /// A script of `box/`; one that hangs is ended after two minutes.
+    pub fn script(&self, name: &str, arguments: &[&str]) -> Output {
+        let script = self.box_directory.join(name);
+        let mut command = Command::new("timeout");
+        command.args(["--kill-after=5", "120"]).arg(script).args(arguments).output().unwrap()
+    }
+
+    /// The same, and it must succeed.
+    #[track_caller]
+    pub fn must(&self, name: &str, arguments: &[&str]) -> String {
+        succeeded(&format!("box/{name} {arguments:?}"), &self.script(name, arguments))
+    }
+
+    /// `ip` with these words; it must succeed.
+    #[track_caller]
+    pub fn ip(&self, line: &str) -> String {
+        succeeded(&format!("ip {line}"), &Command::new("ip").args(line.split_whitespace()).output().unwrap())
+    }
+
+    /// Removes a namespace, if it is there.
+    pub fn forget(&self, namespace: &str) {
+        let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+    }
+
+    /// Whether link-local frames teach a bridge something.
+    pub fn learn_link_local(&self, learn: bool) {
+        for host in HOSTS {
+            let off = u8::from(!learn);
+            self.ip(&format!("-n {} link set {BRIDGE} type bridge no_linklocal_learn {off}", self.namespace(host)));
+        }
+    }
+
+    /// Commands of `virsh` on a host, in one connection.
+    #[track_caller]
+    pub fn virsh(&self, host: &str, commands: &[String]) -> String {
+        self.must("virsh", &[host, &commands.join("; ")])
+    }
+}
+
+fn succeeded(what: &str, output: &Output) -> String {
+    let said = String::from_utf8_lossy(&[&*output.stdout, &*output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{what}: {said}");
+    said
+}
+
+/// Two farms on two hosts.
+pub struct Farms {
+    pub site: Site,
+    pub guests: Vec<Guest>,
+    /// What enters a bridge at all is heard there, in the order of [`HOSTS`].
+    pub bridges: Vec<Ear>,
+    pub tables: Tables,
+    files: tempfile::TempDir,
+}
+
+impl Farms {
+    /// Builds them, without any filter.
+    pub fn build(site: Site) -> Self {
+        let guests: Vec<_> =
+            PLACES.iter().enumerate().map(|(number, place)| Guest::new(&site, number, place)).collect();
+        let bridges = HOSTS.iter().map(|host| Ear::open(&site.namespace(host), BRIDGE, None)).collect();
+        let tables = Tables::watch(&site, &guests);
+        let files = tempfile::tempdir().unwrap();
+        let farms = Self { site, guests, bridges, tables, files };
+        farms.define(RuleSet::ALL.map(|rules| (rules.filter_name(), rules.filter_xml().unwrap())).as_slice());
+        farms
+    }
+
+    /// Defines filters on both hosts.
+    pub fn define(&self, filters: &[(String, String)]) {
+        let commands: Vec<_> =
+            filters.iter().map(|(name, xml)| format!("nwfilter-define {}", self.file(name, xml))).collect();
+        HOSTS.iter().for_each(|host| drop(self.site.virsh(host, &commands)));
+    }
+
+    /// Binds the ports of these guests to the operator's filters, both hosts at once.
+    pub fn bind(&self, guests: &[Guest]) {
+        thread::scope(|scope| {
+            for host in HOSTS {
+                let there = guests.iter().filter(|guest| guest.host == host);
+                let commands: Vec<_> = there
+                    .map(|guest| {
+                        let binding = guest.binding(&guest.rules.filter_name());
+                        format!("nwfilter-binding-create {}", self.file(&guest.port, &binding))
+                    })
+                    .collect();
+                if !commands.is_empty() {
+                    scope.spawn(move || self.site.virsh(host, &commands));
+                }
+            }
+        });
+    }
+
+    /// Undoes what earlier attacks taught bridges and guests.
+    pub fn settle(&self) {
+        for guest in &self.guests {
+            self.site.ip(&format!("-n {} neighbour flush all", guest.namespace));
+            guest.ear.send(&frames::announcement(guest.mac, guest.mac));
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+
+    /// A file with this content.
+    pub fn file(&self, name: &str, content: &str) -> String {
+        let path = self.files.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Farms {
+    /// The cables go with the namespaces; the bindings are libvirt's.
+    fn drop(&mut self) {
+        let filters = RuleSet::ALL.map(|rules| format!("nwfilter-undefine {}", rules.filter_name()));
+        let (site, guests) = (&self.site, &self.guests);
+        thread::scope(|scope| {
+            for host in HOSTS {
+                let there = guests.iter().filter(|guest| guest.host == host);
+                let bindings = there.map(|guest| format!("nwfilter-binding-delete {}", guest.port));
+                let commands: Vec<_> = bindings.chain(filters.clone()).collect();
+                scope.spawn(move || site.script("virsh", &[host, &commands.join("; ")]));
+            }
+        });
+        for guest in &self.guests {
+            self.site.forget(&guest.namespace);
+        }
+        self.site.learn_link_local(false);
+    }
+}
