@@ -64,7 +64,8 @@ impl Failure {
         if self.is(code) { Self::InUse(self.message()) } else { self }
     }
 
-    fn message(&self) -> String {
+    /// What was said.
+    pub(super) fn message(&self) -> String {
         match self {
             Self::Libvirt { error, .. } => explained(error.message()),
             Self::InUse(message) | Self::NoSpace(message) | Self::Silent(message) | Self::Refused(message) => {

@@ -16,6 +16,10 @@ use crate::xml::Element;
 /// complete.
 pub(super) const INCOMPLETE: &str = ".incomplete";
 
+/// A pool is full before nothing is left: an empty disk takes a little, and file systems keep some megabytes to
+/// themselves.
+const AS_GOOD_AS_FULL: Bytes = Bytes::mebi(64);
+
 /// Where volumes are looked for.
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -82,9 +86,18 @@ pub(super) fn create(connection: &Connect, place: &Place, spec: &VolumeSpec) -> 
     match StorageVol::create_xml(&pool, &document.to_xml()?, 0).map_err(Failure::from) {
         Ok(_) => Ok(()),
         Err(failure) if failure.is_silence() => Err(failure),
-        // Somebody else was faster.
-        Err(failure) => place.find(connection, name)?.1.map(drop).ok_or(failure),
+        Err(failure) => match place.find(connection, name)?.1 {
+            // Somebody else was faster.
+            Some(_) => Ok(()),
+            None if is_full(&pool) => Err(Failure::NoSpace(failure.message())),
+            None => Err(failure),
+        },
     }
+}
+
+/// Whether that is why a volume could not be made: where `qemu-img` failed, libvirt has no code for it, only words.
+fn is_full(pool: &StoragePool) -> bool {
+    refresh(pool).is_ok() && pool.info().is_ok_and(|space| space.available < AS_GOOD_AS_FULL.get())
 }
 
 /// Removes a volume, and only then the mark that it is incomplete.
