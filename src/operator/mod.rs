@@ -155,11 +155,12 @@ async fn cluster_identity(client: &Client) -> Result<String> {
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let system = loop {
         match namespaces.get("kube-system").await {
-            Err(error) if !matches!(&error, kube::Error::Api(status) if status.code < 500) => {
-                warn!(%error, "the API server doesn't answer; asking again");
+            Ok(system) => break system,
+            // That it refuses may be a part of its start too.
+            Err(error) => {
+                warn!(%error, "the namespace kube-system can't be read; asking again");
                 tokio::time::sleep(ASK_AGAIN).await;
             }
-            answer => break answer.context("reading the namespace kube-system")?,
         }
     };
     system.uid().context("the namespace kube-system has no uid")
