@@ -23,12 +23,20 @@ pub struct Metrics {
     reconciles: Family<KindLabels, Histogram>,
     reconcile_errors: Family<ReconcileErrorLabels, Counter>,
     writes: Family<WriteLabels, Counter>,
+    evictions: Counter,
+    stale_copies: Counter,
+    tombstones: Family<HostLabels, Gauge>,
     leader: Gauge,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PhaseLabels {
     phase: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HostLabels {
+    host: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,6 +81,9 @@ impl Default for Metrics {
             reconciles: Family::new_with_constructor(seconds),
             reconcile_errors: Family::default(),
             writes: Family::default(),
+            evictions: Counter::default(),
+            stale_copies: Counter::default(),
+            tombstones: Family::default(),
             leader: Gauge::default(),
         };
         metrics.register();
@@ -100,6 +111,17 @@ impl Metrics {
         registry.register_with_unit("reconcile_duration", "Time of reconciles", Unit::Seconds, self.reconciles.clone());
         registry.register("reconcile_errors", "Reconciles that failed", self.reconcile_errors.clone());
         registry.register("kubernetes_writes", "Writes to the API server", self.writes.clone());
+        registry.register("evictions", "Machines placed elsewhere after their host was lost", self.evictions.clone());
+        registry.register(
+            "stale_copies_removed",
+            "Copies of machines from placements that were over, removed from hosts that returned",
+            self.stale_copies.clone(),
+        );
+        registry.register(
+            "tombstones",
+            "Copies of machines given up on a host and not yet removed",
+            self.tombstones.clone(),
+        );
         registry.register("leader", "1 while this instance leads", self.leader.clone());
     }
 
@@ -133,6 +155,27 @@ impl Metrics {
     /// A write to the API server; `part` is `status`, `metadata`, `object` or `event`.
     pub fn write<K: Resource<DynamicType = ()>>(&self, part: &'static str) {
         self.writes.get_or_create(&WriteLabels { kind: K::kind(&()).into_owned(), part }).inc();
+    }
+
+    /// A machine was placed elsewhere after its host was lost.
+    pub fn evicted(&self) {
+        self.evictions.inc();
+    }
+
+    /// A copy of a placement that was over was removed from its host.
+    pub fn stale_copy_removed(&self) {
+        self.stale_copies.inc();
+    }
+
+    /// So many copies are given up on a host and not yet removed.
+    pub fn set_tombstones(&self, host: &str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.tombstones.get_or_create(&HostLabels { host: host.to_owned() }).set(count);
+    }
+
+    /// A host is gone from the API.
+    pub fn forget_host(&self, host: &str) {
+        self.tombstones.remove(&HostLabels { host: host.to_owned() });
     }
 
     /// Whether this instance leads.

@@ -213,6 +213,8 @@ pub enum HypervisorPhase {
     Unreachable,
     /// Cordoned.
     Maintenance,
+    /// Answers, but somebody said that it is off: takes no machines until the annotation is removed.
+    Fenced,
     /// Refused: the reason stands in the condition `Ready`.
     Rejected,
 }
@@ -226,6 +228,28 @@ pub struct Resources {
     pub memory: Bytes,
     /// Space for volumes.
     pub storage: Bytes,
+}
+
+/// What is left of a machine on a host that doesn't answer: its copy there was given up, and is removed when the host
+/// returns.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Tombstone {
+    /// `metadata.uid` of the machine.
+    pub uid: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its farm.
+    pub farm: String,
+    /// The placement that was given up; a copy of a later one isn't meant.
+    pub epoch: i64,
+    /// Its address, which nobody else gets before the copy is removed or the host is fenced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// When it was given up.
+    pub since: Time,
 }
 
 /// What is known of a host.
@@ -274,7 +298,14 @@ pub struct HypervisorStatus {
     /// When the host last answered, to the minute while all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_contact: Option<Time>,
-    /// `Ready`, `Reachable`, `IsolationVerified`, `Schedulable`.
+    /// Since when the host is `Unreachable`, by silence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreachable_since: Option<Time>,
+    /// Copies of machines that were given up while the host didn't answer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 512))]
+    pub tombstones: Vec<Tombstone>,
+    /// `Ready`, `Reachable`, `IsolationVerified`, `Schedulable`, `Fenced`, `StrayCopies`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -21,7 +21,7 @@ pub use farm::{
 pub use flavour::{Flavour, FlavourSpec};
 pub use hypervisor::{
     Capacity, Hypervisor, HypervisorClass, HypervisorNetwork, HypervisorNetworks, HypervisorPhase, HypervisorSpec,
-    HypervisorStatus, HypervisorStorage, Maintenance, Overcommit, Resources, SecretRef, Virtualization,
+    HypervisorStatus, HypervisorStorage, Maintenance, Overcommit, Resources, SecretRef, Tombstone, Virtualization,
 };
 pub use image::{
     CachePolicy, DiskFormat, DiskImage, Image, ImageCache, ImageHost, ImageHostState, ImagePhase, ImageSource,
@@ -44,6 +44,10 @@ pub const PAUSED_ANNOTATION: &str = "cascina.dev/paused";
 
 /// Annotation on a `VirtualFarm`: while `"true"` the plan is shown in status and nothing is made.
 pub const DRY_RUN_ANNOTATION: &str = "cascina.dev/dry-run";
+
+/// Annotation on a `Hypervisor` that doesn't answer: somebody saw to it that the host is off, so nothing runs on it. Any
+/// value; the time of the statement is a good one.
+pub const FENCED_ANNOTATION: &str = "cascina.dev/fenced";
 
 /// Finalizer on every object that stands for something outside Kubernetes.
 pub const FINALIZER: &str = "cascina.dev/cleanup";

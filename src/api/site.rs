@@ -58,6 +58,12 @@ pub struct Timings {
     pub call_deadline: GoDuration,
     /// A host that doesn't answer for so long is `Unreachable`.
     pub unreachable_after: GoDuration,
+    /// A host that has been `Unreachable` for so long is given up: its Worker machines are made anew elsewhere. `0s`: they
+    /// never are, unless somebody says that the host is off.
+    pub evict_after: GoDuration,
+    /// A machine that is deleted and whose host doesn't answer is let go after so long; what is left of it is removed when
+    /// the host returns.
+    pub deletion_deadline: GoDuration,
     /// A machine that doesn't answer so long after its start is reported.
     pub boot_deadline: GoDuration,
     /// A guest gets so long to shut down before it is switched off.
@@ -147,6 +153,8 @@ impl Default for Timings {
             heartbeat: seconds(5),
             call_deadline: seconds(20),
             unreachable_after: seconds(40),
+            evict_after: seconds(300),
+            deletion_deadline: seconds(120),
             boot_deadline: seconds(600),
             shutdown_grace: seconds(60),
         }
@@ -222,8 +230,14 @@ impl Site {
                 return refuse(field, "must be at least 1s");
             }
         }
-        if timings.shutdown_grace.is_negative() {
-            return refuse("timings.shutdownGrace", "can't be negative");
+        for (field, duration) in [
+            ("timings.shutdownGrace", timings.shutdown_grace),
+            ("timings.evictAfter", timings.evict_after),
+            ("timings.deletionDeadline", timings.deletion_deadline),
+        ] {
+            if duration.is_negative() {
+                return refuse(field, "can't be negative");
+            }
         }
         Ok(())
     }
@@ -252,6 +266,7 @@ mod tests {
             ("farmNetworks: 10.0.0.1/16", "farmNetworks"),
             ("heartbeat: 5s", "heartbeat"),
             ("timings: {heartbeat: 0s}", "timings.heartbeat"),
+            ("timings: {evictAfter: -1m}", "timings.evictAfter"),
             ("images: {fileRoots: [images]}", "images.fileRoots"),
             ("limits: {callsInFlight: 0}", "limits"),
             ("isolation: {networks: 198.18.0.0/24}", "isolation.networks"),

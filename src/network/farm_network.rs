@@ -22,6 +22,13 @@ impl FarmNetwork {
     /// How many machines fit.
     pub const ADDRESSES: usize = 253;
 
+    /// The network that a machine's address is of.
+    #[must_use]
+    pub fn of(address: Ipv4Addr) -> Self {
+        let [a, b, c, _] = address.octets();
+        Self(Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), 24))
+    }
+
     /// The address of the network itself.
     #[must_use]
     pub fn network(self) -> Ipv4Addr {

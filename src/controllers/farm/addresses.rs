@@ -30,9 +30,15 @@ pub struct Addresses {
 }
 
 /// Gives every machine without an address the lowest that nobody has, oldest machine first. Machines on their way out
-/// keep theirs until they are gone; an address is never taken from a machine.
+/// keep theirs until they are gone; an address is never taken from a machine. What is `left_behind` may still be used on
+/// a host that was lost, and is given to nobody.
 #[must_use]
-pub fn give(network: FarmNetwork, machines: &[Arc<VirtualMachine>], promised: &Promises) -> Addresses {
+pub fn give(
+    network: FarmNetwork,
+    machines: &[Arc<VirtualMachine>],
+    promised: &Promises,
+    left_behind: &BTreeSet<Ipv4Addr>,
+) -> Addresses {
     let mut plan = Addresses::default();
     let mut oldest_first: Vec<_> = machines.iter().collect();
     oldest_first.sort_by_key(|machine| claim(machine));
@@ -51,7 +57,8 @@ pub fn give(network: FarmNetwork, machines: &[Arc<VirtualMachine>], promised: &P
             Some(_) => plan.conflicts.push(format!("the address of {} is none of {network}", machine.name_any())),
         }
     }
-    let mut taken: BTreeSet<_> = owners.keys().copied().collect();
+    let lost = left_behind.iter().copied().filter(|address| network.is_machine_address(*address));
+    let mut taken: BTreeSet<_> = owners.keys().copied().chain(lost).collect();
     // A promise to a machine that is still there holds, whether or not it has been written.
     let promise = |machine: &VirtualMachine| machine.uid().and_then(|uid| promised.get(&uid).copied());
     let waiting = || oldest_first.iter().filter(|machine| address_of(machine).is_none());
@@ -110,7 +117,10 @@ mod tests {
     #[test]
     fn the_oldest_gets_the_lowest_free_address() {
         let machines = arcs(vec![bare("b", 2), bare("a", 1), addressed(bare("c", 0), "172.16.1.2")]);
-        assert_eq!(gifts(&give(network(), &machines, &Promises::new())), ["a 172.16.1.3", "b 172.16.1.4"]);
+        assert_eq!(
+            gifts(&give(network(), &machines, &Promises::new(), &BTreeSet::new())),
+            ["a 172.16.1.3", "b 172.16.1.4"]
+        );
     }
 
     #[test]
@@ -119,38 +129,49 @@ mod tests {
         leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
         let mut bare_leaving = bare("b", 1);
         bare_leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
-        let plan = give(network(), &arcs(vec![leaving, bare_leaving, bare("c", 2)]), &Promises::new());
+        let plan =
+            give(network(), &arcs(vec![leaving, bare_leaving, bare("c", 2)]), &Promises::new(), &BTreeSet::new());
         assert_eq!(gifts(&plan), ["c 172.16.1.3"]);
     }
 
     #[test]
     fn the_younger_of_two_with_one_address_is_refused() {
         let twice = arcs(vec![addressed(bare("a", 1), "172.16.1.2"), addressed(bare("b", 0), "172.16.1.2")]);
-        let plan = give(network(), &twice, &Promises::new());
+        let plan = give(network(), &twice, &Promises::new(), &BTreeSet::new());
         assert_eq!(plan.conflicts, ["a and b both have 172.16.1.2, which belongs to b: delete a"]);
         assert_eq!(gifts(&plan), Vec::<String>::new());
-        let foreign = give(network(), &arcs(vec![addressed(bare("a", 1), "10.0.0.1")]), &Promises::new());
+        let foreign =
+            give(network(), &arcs(vec![addressed(bare("a", 1), "10.0.0.1")]), &Promises::new(), &BTreeSet::new());
         assert_eq!(foreign.conflicts, ["the address of a is none of 172.16.1.0/24"]);
     }
 
     #[test]
     fn a_promise_that_may_have_been_written_is_kept() {
         let promises = Promises::from([("uid-b".to_owned(), Ipv4Addr::new(172, 16, 1, 2))]);
-        let plan = give(network(), &arcs(vec![bare("a", 0), bare("b", 1)]), &promises);
+        let plan = give(network(), &arcs(vec![bare("a", 0), bare("b", 1)]), &promises, &BTreeSet::new());
         assert_eq!(gifts(&plan), ["a 172.16.1.3", "b 172.16.1.2"]);
+    }
+
+    #[test]
+    fn the_address_of_what_a_lost_host_may_still_run_is_given_to_nobody() {
+        let left_behind = ["172.16.1.2", "172.16.2.3"].map(|address| address.parse().unwrap()).into();
+        let plan = give(network(), &arcs(vec![bare("a", 0)]), &Promises::new(), &left_behind);
+        assert_eq!((gifts(&plan), plan.used), (vec!["a 172.16.1.3".to_owned()], 2));
+        let own = arcs(vec![addressed(bare("a", 0), "172.16.1.2")]);
+        assert_eq!(give(network(), &own, &Promises::new(), &left_behind).conflicts, Vec::<String>::new());
     }
 
     #[test]
     fn a_mac_address_that_is_not_made_from_the_address_is_put_right() {
         let mut odd = addressed(bare("a", 0), "172.16.1.2");
         odd.status.as_mut().unwrap().mac = Some("02:00:00:00:00:01".into());
-        assert_eq!(gifts(&give(network(), &arcs(vec![odd]), &Promises::new())), ["a 172.16.1.2"]);
+        assert_eq!(gifts(&give(network(), &arcs(vec![odd]), &Promises::new(), &BTreeSet::new())), ["a 172.16.1.2"]);
     }
 
     #[test]
     fn the_254th_machine_waits() {
         let machines = arcs((0..255).map(|index| member("workers", index)).collect());
-        let plan = give(network(), &machines, &Promises::new());
+        let plan = give(network(), &machines, &Promises::new(), &BTreeSet::new());
         assert_eq!((plan.gifts.len(), plan.without.len(), plan.used), (253, 2, 253));
     }
 
@@ -167,7 +188,7 @@ mod tests {
             let promises = promised.iter()
                 .map(|(index, last)| (format!("uid-m{index}"), Ipv4Addr::new(172, 16, 1, *last))).collect();
             let machines = arcs(machines);
-            let plan = give(network(), &machines, &promises);
+            let plan = give(network(), &machines, &promises, &BTreeSet::new());
             let mut given: Vec<_> = plan.gifts.iter().map(|(_, address)| *address).collect();
             let before: BTreeSet<_> = machines.iter().filter_map(|machine| address_of(machine)?.ok()).collect();
             prop_assert!(given.iter().all(|address| !before.contains(address) && network().is_machine_address(*address)));
@@ -179,7 +200,7 @@ mod tests {
                 let gift = plan.gifts.iter().find(|(to, _)| to.uid() == machine.uid());
                 Arc::new(gift.map_or((**machine).clone(), |(_, address)| addressed((**machine).clone(), &address.to_string())))
             }).collect();
-            prop_assert!(give(network(), &done, &promises).gifts.is_empty(), "given twice nothing is left to give");
+            prop_assert!(give(network(), &done, &promises, &BTreeSet::new()).gifts.is_empty(), "given twice nothing is left to give");
         }
     }
 }

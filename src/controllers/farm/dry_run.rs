@@ -65,6 +65,7 @@ fn at_once(view: &View) -> View {
         machines: view.machines.clone(),
         network: view.network.clone(),
         promised: view.promised.clone(),
+        left_behind: view.left_behind.clone(),
         budget: view.budget.clone(),
     }
 }
@@ -90,7 +91,7 @@ fn places(view: &View, mut world: World, gone: &[Option<String>], new: Vec<Virtu
     };
     if let Ok(network) = &view.network {
         let own: Vec<_> = world.machines.iter().filter(|machine| ours(machine)).cloned().collect();
-        for (machine, address) in give(*network, &own, &view.promised).gifts {
+        for (machine, address) in give(*network, &own, &view.promised, &view.left_behind).gifts {
             for known in world.machines.iter_mut().filter(|known| known.uid() == machine.uid()) {
                 Arc::make_mut(known).status.get_or_insert_default().address = Some(address.to_string());
             }

@@ -66,12 +66,14 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     .await;
 }
 
-/// What wakes a farm besides itself: its machines, a network that somebody gives back, the site's pool and quota.
+/// What wakes a farm besides itself: its machines, a network that somebody (a farm, or a host that returned) gives back, the site's pool and quota.
 fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>> {
     let machines = context.caches.machines.changes().map(|machine| farms_of(&machine));
     let without_network = {
         let context = Arc::clone(context);
-        context.caches.farms.changes().map(move |_| farms_without_network(&context))
+        let hypervisors = context.caches.hypervisors.changes().map(|_| ());
+        let farms = context.caches.farms.changes().map(|_| ());
+        stream::select(farms, hypervisors).map(move |()| farms_without_network(&context))
     };
     let all = {
         let context = Arc::clone(context);

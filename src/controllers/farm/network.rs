@@ -1,6 +1,7 @@
 //! Which network a farm has: pure. The caller sees to it that farms are asked one after another.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use jiff::Timestamp;
@@ -46,6 +47,12 @@ impl Claim {
     pub fn of_other(farm: &VirtualFarm) -> Self {
         let claim = Self::of(farm);
         if is_annotated(farm, DRY_RUN_ANNOTATION) { Self { wished: None, ..claim } } else { claim }
+    }
+
+    /// The claim of a machine that is gone, and may still run on a host that is lost: nobody else gets its network.
+    #[must_use]
+    pub fn left_behind(farm: Key, address: Ipv4Addr) -> Self {
+        Self { farm, created: Some(Timestamp::MAX), wished: None, held: Some(FarmNetwork::of(address)) }
     }
 
     fn is_older_than(&self, other: &Self) -> bool {

@@ -1,6 +1,6 @@
 //! What a farm knows of itself, and what the controller has promised but not yet seen written.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,9 +9,11 @@ use tokio::time::Instant;
 
 use super::addresses::Promises;
 use super::network::{Claim, Verdict, choose};
-use crate::api::{VirtualFarm, VirtualMachine};
+use crate::api::conditions::is_true;
+use crate::api::{Hypervisor, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
+use crate::controllers::hypervisor::loss::FENCED;
 use crate::controllers::placement::observe::{key, quota_of};
 use crate::controllers::placement::plan::{Amount, Budget};
 use crate::controllers::placement::standing::{held, holds_reservation};
@@ -27,6 +29,8 @@ pub struct View {
     pub network: Verdict,
     /// Addresses promised to its machines.
     pub promised: Promises,
+    /// Addresses that machines which are gone may still use on hosts that are lost.
+    pub left_behind: BTreeSet<Ipv4Addr>,
     /// Its quota and what of it is used.
     pub budget: Budget,
 }
@@ -62,10 +66,21 @@ fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promis
     View {
         network: memory.network(context, farm, promising),
         promised: memory.promises(&farm_key, &machines),
+        left_behind: left_behind(&context.caches.hypervisors.list()).map(|(_, address)| address).collect(),
         budget: budget(context, farm, &machines),
         farm: Arc::clone(farm),
         machines,
     }
+}
+
+/// Farms and addresses of copies that were given up and may still run: on hosts that nobody said to be off.
+fn left_behind(hypervisors: &[Arc<Hypervisor>]) -> impl Iterator<Item = (Key, Ipv4Addr)> + '_ {
+    let statuses = hypervisors.iter().filter_map(|hypervisor| hypervisor.status.as_ref());
+    let lost = statuses.filter(|status| !is_true(&status.conditions, FENCED));
+    lost.flat_map(|status| &status.tombstones).filter_map(|tombstone| {
+        let address = tombstone.address.as_ref()?.parse().ok()?;
+        Some(((tombstone.namespace.clone(), tombstone.farm.clone()), address))
+    })
 }
 
 fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>]) -> Budget {
@@ -99,7 +114,9 @@ impl Memory {
             let claim = Claim::of_other(other);
             Claim { held: claim.held.or_else(|| promise(&claim.farm)), ..claim }
         });
-        let others: Vec<_> = others.collect();
+        let hypervisors = context.caches.hypervisors.list();
+        let lost = left_behind(&hypervisors).filter(|(farm, _)| *farm != own_key);
+        let others: Vec<_> = others.chain(lost.map(|(farm, address)| Claim::left_behind(farm, address))).collect();
         let verdict = choose(&own, &others, context.site().farm_networks);
         if let (true, Ok(network), Some(uid)) = (promising, &verdict, farm.uid()) {
             promised.insert(own_key, (uid, *network));

@@ -112,6 +112,7 @@ pub fn given(farm: VirtualFarm) -> Given {
         machines: Vec::new(),
         network: Ok("172.16.1.0/24".parse().unwrap()),
         promised: Default::default(),
+        left_behind: Default::default(),
         budget,
     })
 }

@@ -1,9 +1,15 @@
 //! `Hypervisor`: keeps a connection to each host, tells how it is, and leaves nothing behind on it.
 
 mod act;
+mod copies;
+pub mod loss;
 mod observe;
+mod outage;
+mod owners;
 mod plan;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +24,9 @@ use super::context::Context;
 use super::error::Error;
 use super::fleet::Change;
 use super::runner;
-use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer};
 use crate::api::{FINALIZER, Hypervisor};
+use loss::Patience;
 use observe::observe;
 use plan::{Reach, plan};
 
@@ -78,15 +85,21 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
         context.fleet.disconnect(&hypervisor.name_any());
     }
     let now = context.clock.now();
-    let plan = plan(&hypervisor, &seen, context.site().timings.unreachable_after.into(), now);
+    let plan = plan(&hypervisor, &seen, &Patience::from(&context.site().timings), now);
     if plan.release {
         context.fleet.disconnect(&hypervisor.name_any());
+        if let Some(note) = outage::left_behind(&plan) {
+            context.events.warning(hypervisor.object_ref(&()), "LeftBehind", "Delete", note).await;
+        }
+        context.metrics.forget_host(&hypervisor.name_any());
         remove_finalizer(&context, cache, &api, &hypervisor).await?;
         return Ok(Action::await_change());
     }
     let after = status::status(&hypervisor, &seen, &plan, now);
-    apply_status(&context, cache, &api, &hypervisor, &status::SHARE, &after).await?;
-    if let Some((warning, reason, note)) = status::news(&hypervisor, &after) {
+    // Others act upon tombstones and fences: a status that was decided from an older one doesn't replace it.
+    apply_status_unless_changed(&context, cache, &api, &hypervisor, &status::SHARE, &after).await?;
+    context.metrics.set_tombstones(&hypervisor.name_any(), after.tombstones.len());
+    for (warning, reason, note) in status::news(&hypervisor, &plan, &after) {
         let about = hypervisor.object_ref(&());
         if warning {
             context.events.warning(about, &reason, "Survey", note).await;
@@ -94,17 +107,22 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
             context.events.normal(about, &reason, "Survey", note).await;
         }
     }
-    if let Some(host) = host.filter(|_| !plan.steps.is_empty()) {
-        let name = host.name.clone();
-        act::act(&host, &plan.steps).await.map_err(|source| Error::Host { host: name, source })?;
+    if let Some(host) = host {
+        let failed = |source| Error::Host { host: host.name.clone(), source };
+        if !plan.removals.is_empty() {
+            act::remove(&host, &plan.removals, &context.metrics).await.map_err(failed)?;
+        }
+        if !plan.steps.is_empty() {
+            act::act(&host, &plan.steps).await.map_err(failed)?;
+        }
     }
     Ok(Action::requeue(pause(&plan, deleted)))
 }
 
 fn pause(plan: &plan::Plan, deleted: bool) -> Duration {
     match plan.reach {
-        _ if deleted => Duration::from_secs(1),
+        _ if deleted || !plan.removals.is_empty() => Duration::from_secs(1),
         Some(Reach::Quiet(_)) => Duration::from_secs(2),
-        _ => STEADY,
+        _ => plan.loss.again.map_or(STEADY, |again| again.clamp(Duration::from_millis(100), STEADY)),
     }
 }

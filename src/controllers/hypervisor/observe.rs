@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::copies::Owners;
+use super::loss::leaves;
+use super::owners::owners;
 use super::plan::{Placed, Refusal, View};
-use crate::api::{Hypervisor, Image, Resources, VirtualMachine};
+use crate::api::{Hypervisor, Image, Resources, Tombstone, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
@@ -30,7 +34,6 @@ const CREDENTIALS_FOR: Duration = Duration::from_secs(30);
 /// # Errors
 /// The API server can't be asked. A host that can't be asked is part of what is seen.
 pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<(View, Option<Arc<FleetHost>>), Error> {
-    let name = hypervisor.name_any();
     let connected = match duplicate_of(context, hypervisor) {
         Some(other) => Err(Refusal::new(
             "DuplicateUri",
@@ -45,7 +48,11 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
     if let Some(host) = &host {
         host.expect(identity(hypervisor));
     }
-    let seen = host.as_ref().map(|host| host.view());
+    let mut seen = host.as_ref().map(|host| host.view());
+    let owners = match (&host, &mut seen) {
+        (Some(host), Some(seen)) => owners(context, hypervisor, host, seen).await?,
+        _ => Owners::default(),
+    };
     let survey = seen.as_ref().and_then(|seen| seen.survey.present().map(Arc::clone));
     let refusal = refusal.or_else(|| same_machine(context, hypervisor, survey.as_deref()));
     let refusal = refusal.or_else(|| replaced(seen.as_ref()?.error.as_ref()?));
@@ -53,11 +60,24 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         refusal,
         cached_images: survey.as_deref().map_or_else(Vec::new, |survey| cached(&context.caches.images.list(), survey)),
         idle_volumes: idle_volumes(context, host.as_deref(), survey.as_deref()),
-        placed: context.caches.machines.list().iter().filter_map(|machine| placed_on(machine, &name)).collect(),
+        placed: context.caches.machines.list().iter().filter_map(|machine| placed_on(machine, hypervisor)).collect(),
         pool_is_shared: shares_its_pool(context, hypervisor),
+        most_are_silent: most_are_silent(context, hypervisor),
+        owners,
         seen,
     };
     Ok((view, host))
+}
+
+/// Whether more than half of the hosts of its class would be silent with it.
+fn most_are_silent(context: &Context, hypervisor: &Hypervisor) -> bool {
+    let hypervisors = context.caches.hypervisors.list();
+    let alike = || hypervisors.iter().filter(|other| other.spec.class == hypervisor.spec.class);
+    let is_silent = |other: &&Arc<Hypervisor>| {
+        let since = other.status.as_ref().and_then(|status| status.unreachable_since.as_ref());
+        other.uid() == hypervisor.uid() || since.is_some()
+    };
+    alike().filter(is_silent).count() * 2 > alike().count()
 }
 
 /// Whether a Hypervisor that stays sees the same volumes.
@@ -239,11 +259,25 @@ fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Sur
     host.idle_for(&unused.cloned().collect(), IDLE_FOR, context.clock.now())
 }
 
-fn placed_on(machine: &VirtualMachine, host: &str) -> Option<Placed> {
-    machine.status.as_ref().filter(|status| status.hypervisor.as_deref() == Some(host))?;
+fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed> {
+    let host = hypervisor.metadata.name.as_deref();
+    let status = machine.status.as_ref().filter(|status| status.hypervisor.as_deref() == host)?;
     let held = held(machine);
+    let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
+    let (namespace, name) = (machine.namespace().unwrap_or_default(), machine.name_any());
     Some(Placed {
-        name: format!("{}/{}", machine.namespace().unwrap_or_default(), machine.name_any()),
+        name: format!("{namespace}/{name}"),
+        leaves: leaves(machine, hypervisor),
+        deleted,
+        copy: Tombstone {
+            uid: machine.uid()?,
+            namespace,
+            name,
+            farm: machine.spec.farm.clone(),
+            epoch: status.epoch.unwrap_or_default(),
+            address: status.address.clone(),
+            since: Time(deleted.unwrap_or_default()),
+        },
         holds: Resources {
             cpu: i32::try_from(held.cpus).unwrap_or(i32::MAX),
             memory: held.memory,

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::api::{Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources};
+use super::copies::{Copy, Owners, copies, removals};
+use super::loss::{Leaves, Loss, Patience, loss, phase_of_fenced};
+use crate::api::{Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources, Tombstone};
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
-use crate::libvirt::{HostFacts, PoolSpace, Survey};
+use crate::libvirt::{HostFacts, OwnershipTag, PoolSpace, Survey};
 
 /// Why a host isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +35,12 @@ pub struct Placed {
     pub name: String,
     /// What it holds of the host.
     pub holds: Resources,
+    /// The tombstone that it would get.
+    pub copy: Tombstone,
+    /// When it was deleted.
+    pub deleted: Option<Timestamp>,
+    /// When it may be made anew elsewhere.
+    pub leaves: Leaves,
 }
 
 /// What was seen of a host.
@@ -50,6 +58,10 @@ pub struct View {
     pub placed: Vec<Placed>,
     /// Another host has the same pool: what lies in it is in use.
     pub pool_is_shared: bool,
+    /// Whose the domains on it are.
+    pub owners: Owners,
+    /// Most hosts of its class are silent: rather we than they are cut off.
+    pub most_are_silent: bool,
 }
 
 /// One thing to do on the host.
@@ -59,6 +71,8 @@ pub enum Step {
     DeleteFilter(String),
     /// Remove an image's volume that nothing needs here any more.
     DeleteVolume(String),
+    /// Switch off and undefine a copy of a placement that is over.
+    RemoveCopy(OwnershipTag),
 }
 
 /// Whether the host answers.
@@ -74,6 +88,8 @@ pub enum Reach {
         reason: &'static str,
         /// What libvirt said.
         message: String,
+        /// It said nothing at all, as opposed to no.
+        silent: bool,
     },
 }
 
@@ -82,6 +98,12 @@ pub enum Reach {
 pub struct Plan {
     /// What to do.
     pub steps: Vec<Step>,
+    /// What to remove of stale copies, before anything else happens on the host.
+    pub removals: Vec<Step>,
+    /// The domains of ours that are on it.
+    pub copies: Vec<Copy>,
+    /// What follows from its silence.
+    pub loss: Loss,
     /// What the host is doing.
     pub phase: HypervisorPhase,
     /// Whether it answers; absent without a connection.
@@ -93,13 +115,27 @@ pub struct Plan {
 }
 
 /// What to do about a host.
-pub fn plan(hypervisor: &Hypervisor, seen: &View, unreachable_after: Duration, now: Timestamp) -> Plan {
-    let reach = seen.seen.as_ref().map(|view| reach(view, unreachable_after, now));
-    let survey = seen.seen.as_ref().and_then(|view| view.survey.present());
-    let mut plan =
-        Plan { steps: Vec::new(), phase: phase(hypervisor, seen, reach.as_ref()), reach, waits: None, release: false };
+pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Timestamp) -> Plan {
+    let reach = seen.seen.as_ref().map(|view| reach(view, patience.unreachable_after, now));
+    let survey = seen.seen.as_ref().and_then(|view| view.survey.present()).map(|survey| &**survey);
+    let loss = loss(hypervisor, seen, reach.as_ref(), patience, now);
+    let phase = phase_of_fenced(phase(hypervisor, seen, reach.as_ref()), loss.fence);
+    let mut plan = Plan {
+        steps: Vec::new(),
+        removals: Vec::new(),
+        copies: Vec::new(),
+        loss,
+        phase,
+        reach,
+        waits: None,
+        release: false,
+    };
+    if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
+        plan.copies = copies(survey, &seen.owners, &plan.loss.tombstones);
+        plan.removals = removals(survey, &plan.copies, &plan.loss.tombstones, &seen.owners);
+    }
     if hypervisor.metadata.deletion_timestamp.is_some() {
-        leave(&mut plan, seen, survey.map(|survey| &**survey));
+        leave(&mut plan, seen, survey);
     } else if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
         let idle = seen.idle_volumes.iter().cloned().map(Step::DeleteVolume);
         plan.steps = unused_filters(survey).chain(idle).collect();
@@ -114,7 +150,7 @@ fn reach(view: &HostView, unreachable_after: Duration, now: Timestamp) -> Reach 
     match &view.error {
         None => Reach::Quiet(why.clone()),
         Some(_) if view.last_contact.is_some() && silent < unreachable_after => Reach::Quiet(why.clone()),
-        Some(error) => Reach::Lost { reason: error.reason(), message: why.clone() },
+        Some(error) => Reach::Lost { reason: error.reason(), message: why.clone(), silent: error.is_silence() },
     }
 }
 
@@ -150,11 +186,12 @@ fn leave(plan: &mut Plan, seen: &View, survey: Option<&Survey>) {
             let ours = |name: &&String| is_image_volume(name) && !seen.pool_is_shared;
             let images = survey.volumes.iter().filter(ours).cloned().map(Step::DeleteVolume);
             plan.steps = unused_filters(survey).chain(images).collect();
-            plan.release = plan.steps.is_empty();
-            plan.waits = Some(Refusal::new("Cleaning", "filters and image copies are being removed from it"));
+            plan.release = plan.steps.is_empty() && plan.removals.is_empty();
+            let message = "filters, image copies and what is left of machines are being removed from it";
+            plan.waits = Some(Refusal::new("Cleaning", message));
         }
         (None, Some(Reach::Quiet(why))) => plan.waits = Some(Refusal::new("WaitingForHost", why.clone())),
-        // What it keeps are copies of images and filters that nothing uses: no reason to hold the object.
+        // What it keeps nobody speaks of any more, or somebody has to see to who can reach it: no reason to hold the object.
         (None, Some(Reach::Lost { .. } | Reach::Answers) | None) => plan.release = true,
     }
 }
@@ -187,148 +224,4 @@ pub fn allocated(placed: &[Placed]) -> Resources {
         memory: sum.memory + placed.holds.memory,
         storage: sum.storage + placed.holds.storage,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::api::{Bytes, HypervisorNetwork, HypervisorNetworks, HypervisorSpec, HypervisorStorage, Overcommit};
-    use crate::libvirt::HostError;
-    use std::sync::Arc;
-
-    const AFTER: Duration = Duration::from_secs(40);
-
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(second).unwrap()
-    }
-
-    fn hypervisor() -> Hypervisor {
-        let mut hypervisor = Hypervisor::new(
-            "worker-1",
-            HypervisorSpec {
-                uri: "qemu+tls://one/system".into(),
-                host_uuid: None,
-                credentials_secret_ref: None,
-                insecure: false,
-                class: crate::api::HypervisorClass::Worker,
-                virtualization: crate::api::Virtualization::Kvm,
-                networks: HypervisorNetworks { private: HypervisorNetwork { bridge: "br0".into() }, public: None },
-                storage: HypervisorStorage { pool: "cascina".into(), shared: None },
-                capacity: None,
-                reserved: None,
-                overcommit: Overcommit::default(),
-                migration_address: None,
-                maintenance: Maintenance::None,
-            },
-        );
-        hypervisor.status = Some(crate::api::HypervisorStatus { phase: HypervisorPhase::Ready, ..Default::default() });
-        hypervisor
-    }
-
-    fn answering(survey: Survey) -> HostView {
-        HostView { survey: Observed::Present(Arc::new(survey)), last_contact: Some(at(100)), error: None }
-    }
-
-    fn silent(last_contact: Option<i64>) -> HostView {
-        HostView {
-            survey: Observed::Unknown { why: "no route".into(), since: at(101) },
-            last_contact: last_contact.map(at),
-            error: Some(HostError::Unreachable { operation: "survey", message: "no route".into() }),
-        }
-    }
-
-    fn view(seen: HostView) -> View {
-        View {
-            refusal: None,
-            seen: Some(seen),
-            cached_images: Vec::new(),
-            idle_volumes: Vec::new(),
-            placed: Vec::new(),
-            pool_is_shared: false,
-        }
-    }
-
-    fn placed() -> Placed {
-        Placed {
-            name: "farm-a/one".into(),
-            holds: Resources { cpu: 1, memory: Bytes::mebi(256), storage: Bytes::ZERO },
-        }
-    }
-
-    fn with_leftovers() -> Survey {
-        let mut survey = Survey::default();
-        survey.filters.insert("cascina-machine-000000000000".into());
-        survey.volumes.insert("img-0123456789abcdef.qcow2".into());
-        survey.volumes.insert("somebody-elses.qcow2".into());
-        survey
-    }
-
-    #[test]
-    fn a_short_silence_is_not_a_loss_and_a_long_one_is() {
-        let hypervisor = hypervisor();
-        let short = plan(&hypervisor, &view(silent(Some(100))), AFTER, at(120));
-        assert_eq!(short.phase, HypervisorPhase::Ready);
-        assert!(matches!(short.reach, Some(Reach::Quiet(_))));
-        let long = plan(&hypervisor, &view(silent(Some(100))), AFTER, at(141));
-        assert_eq!(long.phase, HypervisorPhase::Unreachable);
-        let never = plan(&hypervisor, &view(silent(None)), AFTER, at(102));
-        assert_eq!(never.phase, HypervisorPhase::Unreachable, "a host that never spoke isn't waited for");
-    }
-
-    #[test]
-    fn a_refused_host_is_rejected_even_while_it_answers() {
-        let mut view = view(answering(Survey::default()));
-        view.refusal = Some(Refusal::new("DuplicateUri", "two"));
-        assert_eq!(plan(&hypervisor(), &view, AFTER, at(100)).phase, HypervisorPhase::Rejected);
-    }
-
-    #[test]
-    fn filters_go_when_no_domain_of_ours_is_left_and_volumes_stay() {
-        let steps = plan(&hypervisor(), &view(answering(with_leftovers())), AFTER, at(100)).steps;
-        assert_eq!(steps, [Step::DeleteFilter("cascina-machine-000000000000".into())]);
-    }
-
-    #[test]
-    fn a_host_with_machines_is_not_let_go() {
-        let mut hypervisor = hypervisor();
-        hypervisor.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
-        let mut view = view(answering(with_leftovers()));
-        view.placed.push(placed());
-        let waiting = plan(&hypervisor, &view, AFTER, at(101));
-        assert!(!waiting.release && waiting.steps.is_empty());
-        assert_eq!(waiting.waits.unwrap().reason, "MachinesPresent");
-        view.placed.clear();
-        let cleaning = plan(&hypervisor, &view, AFTER, at(101));
-        assert_eq!(cleaning.steps.len(), 2, "our filter and our image, nobody else's volume");
-        assert!(!cleaning.release);
-        view.seen = Some(answering(Survey::default()));
-        assert!(plan(&hypervisor, &view, AFTER, at(101)).release);
-        view.seen = Some(silent(None));
-        assert!(plan(&hypervisor, &view, AFTER, at(200)).release, "a dead host without machines holds nobody");
-    }
-
-    #[test]
-    fn a_host_that_goes_takes_nothing_from_the_one_that_has_the_same_machine_or_pool() {
-        let mut hypervisor = hypervisor();
-        let mut view = view(answering(with_leftovers()));
-        view.refusal = Some(Refusal::new("DuplicateHost", "one machine under two addresses"));
-        assert!(plan(&hypervisor, &view, AFTER, at(101)).steps.is_empty(), "refused, it tidies nothing");
-        hypervisor.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100)));
-        let twin = plan(&hypervisor, &view, AFTER, at(101));
-        assert!(twin.steps.is_empty() && twin.release);
-        view.refusal = None;
-        view.pool_is_shared = true;
-        let steps = plan(&hypervisor, &view, AFTER, at(101)).steps;
-        assert_eq!(steps, [Step::DeleteFilter("cascina-machine-000000000000".into())], "images stay in a shared pool");
-    }
-
-    #[test]
-    fn what_may_be_promised_is_less_what_is_kept_back_times_overcommit() {
-        let mut hypervisor = hypervisor();
-        hypervisor.spec.reserved = Some(Capacity { cpu: Some(1), memory: Some(Bytes::gibi(1)), storage: None });
-        hypervisor.spec.overcommit = Overcommit { cpu: 2.0, memory: 1.0 };
-        let there = Resources { cpu: 4, memory: Bytes::gibi(4), storage: Bytes::gibi(10) };
-        let given = allocatable(&hypervisor, there);
-        assert_eq!((given.cpu, given.memory, given.storage), (6, Bytes::gibi(3), Bytes::gibi(10)));
-    }
 }

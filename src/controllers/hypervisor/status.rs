@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::loss::{FENCED, is_stated};
+use super::outage::{STRAY_COPIES, fenced, losses, removing, stray_copies, unfence};
 use super::plan::{self, Plan, Reach, Refusal, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{Hypervisor, HypervisorStatus, Maintenance};
@@ -27,8 +29,10 @@ pub const SHARE: Share = Share {
         "cpuModel",
         "cachedImages",
         "lastContact",
+        "unreachableSince",
+        "tombstones",
     ],
-    conditions: &[READY, "Reachable", "Schedulable", "Deleting"],
+    conditions: &[READY, "Reachable", "Schedulable", FENCED, STRAY_COPIES, "Deleting"],
 };
 
 /// How many revisions the status lists.
@@ -44,6 +48,8 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, now: Timestamp)
         phase: plan.phase,
         allocated: Some(allocated),
         machines: i32::try_from(seen.placed.len()).ok(),
+        unreachable_since: plan.loss.since.map(Time),
+        tombstones: plan.loss.tombstones.clone(),
         conditions: conditions::stamp(states(hypervisor, seen, plan), &before.conditions, generation, now),
         ..before
     };
@@ -76,6 +82,8 @@ fn states(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> Vec<State> {
     let mut states = vec![ready(hypervisor, seen, plan)];
     states.extend(plan.reach.as_ref().map(reachable));
     states.push(schedulable(hypervisor, seen, plan));
+    states.extend(plan.loss.fence.map(|fence| fenced(hypervisor, fence)));
+    states.extend(stray_copies(plan));
     if hypervisor.metadata.deletion_timestamp.is_some() {
         let cleaning = Refusal::new("Cleaning", "it is being let go");
         let waits = plan.waits.as_ref().unwrap_or(&cleaning);
@@ -91,7 +99,7 @@ fn ready(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     match &plan.reach {
         Some(Reach::Answers) => State::yes(READY, "Answers", format!("{} answers", hypervisor.spec.uri)),
         Some(Reach::Quiet(why)) => State::unknown(READY, "NotAnswering", why.clone()),
-        Some(Reach::Lost { reason, message }) => State::no(READY, *reason, message.clone()),
+        Some(Reach::Lost { reason, message, .. }) => State::no(READY, *reason, message.clone()),
         None => State::unknown(READY, "Connecting", "no connection yet"),
     }
 }
@@ -100,7 +108,7 @@ fn reachable(reach: &Reach) -> State {
     match reach {
         Reach::Answers => State::yes("Reachable", "Answers", "the host answers"),
         Reach::Quiet(why) => State::unknown("Reachable", "NotAnswering", why.clone()),
-        Reach::Lost { reason, message } => State::no("Reachable", *reason, message.clone()),
+        Reach::Lost { reason, message, .. } => State::no("Reachable", *reason, message.clone()),
     }
 }
 
@@ -115,14 +123,27 @@ fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     if hypervisor.spec.maintenance != Maintenance::None {
         return State::no("Schedulable", "Cordoned", "spec.maintenance keeps new machines away");
     }
+    if is_stated(hypervisor) {
+        return State::no("Schedulable", "Fenced", format!("somebody said that it is off; {}", unfence(hypervisor)));
+    }
+    if !plan.removals.is_empty() || !plan.loss.tombstones.is_empty() {
+        return State::no("Schedulable", "RemovingStaleCopies", removing(plan));
+    }
     match &plan.reach {
         Some(Reach::Answers) => State::yes("Schedulable", "Open", "new machines may be placed here"),
         _ => State::no("Schedulable", "Unreachable", "it doesn't answer"),
     }
 }
 
-/// What is worth an event in the step from the old status to the new: whether a person should look, and what happened.
-pub fn news(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<(bool, String, String)> {
+/// What is worth an event: whether a person should look, a reason, what happened.
+pub type News = (bool, String, String);
+
+/// What is worth an event in the step from the old status to the new.
+pub fn news(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) -> Vec<News> {
+    answer(hypervisor, after).into_iter().chain(losses(hypervisor, plan, after)).collect()
+}
+
+fn answer(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<News> {
     let before = hypervisor.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let old = conditions::find(before, READY);
     let new = conditions::find(&after.conditions, READY)?;

@@ -2,6 +2,7 @@
 //! chose for it.
 
 mod act;
+mod host;
 mod observe;
 mod plan;
 mod recipe;
@@ -29,7 +30,7 @@ use crate::api::{FINALIZER, Phase, VirtualMachine};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain};
 use observe::{Observation, observe};
-use plan::plan;
+use plan::{LEFT_BEHIND, plan};
 use recipe::Recipe;
 use situation::{Failure, Plan, Standing, Step, View, Want};
 
@@ -108,6 +109,9 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     let mut seen = observe(&context, &machine).await?;
     let mut plan = plan(&want(&context, &machine), &seen.view, now);
     if plan.release {
+        if plan.standing.reason == LEFT_BEHIND {
+            context.events.warning(machine.object_ref(&()), LEFT_BEHIND, "Delete", plan.standing.message.clone()).await;
+        }
         remove_finalizer(&context, cache, &api, &machine).await?;
         return Ok(Action::await_change());
     }

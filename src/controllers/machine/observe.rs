@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
+use super::host::host_standing;
 use super::recipe::{self, Ingredients, Recipe, Refusal};
 use super::situation::{Failure, History, Placement, View};
 use crate::api::{
@@ -53,6 +54,12 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         placement: placement(&status),
         wishes: wishes_to_run(machine),
         waits: waits(&status),
+        host: status
+            .hypervisor
+            .as_deref()
+            .and_then(|name| context.caches.hypervisors.get("", name))
+            .map(|hypervisor| host_standing(machine, &hypervisor, &context.site().timings))
+            .unwrap_or_default(),
         domain,
         volumes: survey.clone().map(|survey| match deleted {
             // What was never finished goes with the rest.

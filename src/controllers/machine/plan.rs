@@ -38,6 +38,9 @@ const STOP_POLL: Duration = Duration::from_secs(1);
 /// Seconds after which it is asked again.
 const ASK_AGAIN: u64 = 10;
 
+/// Reason of a machine that goes without its host.
+pub const LEFT_BEHIND: &str = "LeftBehind";
+
 /// What to do about a machine.
 pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
     if want.deleted {
@@ -47,7 +50,9 @@ pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
         (Placement::Nowhere, _) => wait_for_placement(seen),
         (_, Observed::Unknown { why, .. }) => {
             let phase = if seen.history.phase < Phase::Booting { seen.history.phase } else { Phase::Unknown };
-            Plan::stay(phase, "HostUnreachable", format!("nothing is known of it: {why}"))
+            let prospects = seen.host.prospects.as_ref().map(|prospects| format!("; {prospects}"));
+            let message = format!("nothing is known of it: {why}{}", prospects.unwrap_or_default());
+            Plan::stay(phase, "HostUnreachable", message)
                 .failed(seen.history.failure.clone())
                 .again(Duration::from_secs(5))
         }
@@ -105,6 +110,11 @@ fn rest(want: &Want, seen: &View) -> Plan {
 
 /// Everything that it needs, then its start.
 fn make(seen: &View, now: Timestamp) -> Plan {
+    if let Some(refusal) = &seen.host.closed {
+        return Plan::because(Phase::Scheduled, refusal)
+            .failed(seen.history.failure.clone())
+            .again(Duration::from_secs(1));
+    }
     if let Some(failure) = seen.history.failure.as_ref().filter(|failure| failure.retry_after > now) {
         return back_off(failure, now);
     }
@@ -328,13 +338,20 @@ fn tear_down(seen: &View) -> Plan {
         return plan;
     }
     let (domain, volumes) = match (&seen.domain, &seen.volumes) {
+        (Observed::Unknown { .. }, _) | (_, Observed::Unknown { .. }) if seen.host.given_up => {
+            let message = "its host doesn't answer; what is left of it there is removed when the host returns";
+            let mut plan = Plan::stay(Phase::Unknown, LEFT_BEHIND, message);
+            plan.release = true;
+            return plan;
+        }
         (Observed::Unknown { why, .. }, _) | (_, Observed::Unknown { why, .. }) => {
+            let prospects = seen.host.prospects.as_ref().map(|prospects| format!("; {prospects}"));
             return Plan::stay(
                 Phase::Unknown,
                 "WaitingForHost",
-                format!("its host has to answer before it can be removed: {why}"),
+                format!("its host has to answer before it can be removed: {why}{}", prospects.unwrap_or_default()),
             )
-            .again(Duration::from_secs(5));
+            .again(Duration::from_secs(2));
         }
         (domain, Observed::Present(volumes)) => (domain.present(), Some(volumes)),
         (domain, Observed::Absent) => (domain.present(), None),

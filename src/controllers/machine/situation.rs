@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::host::HostStanding;
 use super::recipe::{Recipe, Refusal};
 use crate::api::{Phase, Readiness, RunStrategy};
 use crate::controllers::observed::Observed;
@@ -50,6 +51,8 @@ pub struct View {
     pub wishes: bool,
     /// Why placement lets it wait.
     pub waits: Option<Refusal>,
+    /// What its host means for it.
+    pub host: HostStanding,
     /// The domain on its host.
     pub domain: Observed<SurveyedDomain>,
     /// The volumes on its host.

@@ -8,7 +8,8 @@ use jiff::Timestamp;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::plan::{pause, plan};
+use super::host::HostStanding;
+use super::plan::{LEFT_BEHIND, pause, plan};
 use super::recipe::{Recipe, Refusal};
 use super::situation::*;
 use crate::api::{Bytes, Phase, Readiness, RunStrategy, Virtualization};
@@ -94,6 +95,7 @@ fn machine() -> Given {
             placement: Placement::Admitted,
             wishes: true,
             waits: None,
+            host: HostStanding::default(),
             domain: Observed::Absent,
             volumes: Observed::Present(BTreeSet::from(["img-a.kernel".to_owned(), "others.img".to_owned()])),
             recipe: Ok(recipe()),
@@ -242,6 +244,29 @@ fn a_silent_host_holds_everything() {
         assert!(plan.steps.is_empty() && !plan.release);
         assert_eq!(plan.standing.phase, Phase::Unknown);
     }
+}
+
+#[test]
+fn what_was_given_up_on_a_silent_host_is_let_go_only_when_it_is_deleted() {
+    let mut given = machine().silent_host().was(Phase::Running);
+    given.seen.host.given_up = true;
+    let plan = given.clone().deleted().plan();
+    assert!(plan.release && plan.steps.is_empty());
+    assert_eq!(plan.standing.reason, LEFT_BEHIND);
+    assert!(!given.plan().release);
+    let mut back = machine().deleted().domain(DomainRun::Running, 2).volumes(&[]);
+    back.seen.host.given_up = true;
+    back.plans(&[Step::Destroy, Step::Undefine]);
+}
+
+#[test]
+fn nothing_is_started_on_a_closed_host_and_what_runs_there_runs_on() {
+    let mut given = machine();
+    given.seen.host.closed = Some(Refusal::new("HostNotSwept", "first it is swept"));
+    given.plans(&[]);
+    given.stands(Phase::Scheduled, "HostNotSwept");
+    let running = given.domain(DomainRun::Running, 2).started(NOW - 3).agent(true);
+    assert!(running.plan().standing.ready);
 }
 
 #[test]

@@ -1,0 +1,94 @@
+//! Looks up whose the domains on a host are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use kube::ResourceExt;
+use uuid::Uuid;
+
+use super::copies::{Owners, Standing, Whereabouts, copies, tags};
+use crate::api::{Hypervisor, VirtualMachine};
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::fleet::{FleetHost, HostView};
+use crate::controllers::observed::Observed;
+
+/// Whose the domains on the host are. What seems not to belong there is asked of the API server by name, and then the
+/// host is read once more: a machine that goes is gone from its host first, and from the API server last.
+///
+/// # Errors
+/// The API server can't be asked.
+pub async fn owners(
+    context: &Context,
+    hypervisor: &Hypervisor,
+    host: &FleetHost,
+    seen: &mut HostView,
+) -> Result<Owners, Error> {
+    let mut owners = Owners {
+        here: hypervisor.name_any(),
+        cluster: context.cluster.clone(),
+        pool_is_shared: hypervisor.spec.storage.shared.is_some(),
+        ..Owners::default()
+    };
+    let Observed::Present(survey) = &seen.survey else { return Ok(owners) };
+    let tombstones = hypervisor.status.as_ref().map(|status| status.tombstones.as_slice()).unwrap_or_default();
+    let ours = tags(survey).filter(|tag| tag.cluster == context.cluster);
+    let mut asked: BTreeMap<_, _> = ours.map(|tag| (tag.uid, (tag.namespace.clone(), tag.name.clone()))).collect();
+    for tombstone in tombstones {
+        if let Ok(uid) = tombstone.uid.parse::<Uuid>() {
+            asked.insert(uid, (tombstone.namespace.clone(), tombstone.name.clone()));
+        }
+    }
+    for (uid, (namespace, name)) in &asked {
+        let found = whereabouts(context, &owners.here, *uid, namespace, name).await?;
+        owners.machines.extend(found.map(|found| (*uid, found)));
+    }
+    let doubtful = copies(survey, &owners, tombstones).iter().any(|copy| copy.standing != Standing::AtHome);
+    if doubtful || !tombstones.is_empty() {
+        seen.survey = match host.survey().await {
+            Ok(survey) => Observed::Present(Arc::new(survey)),
+            Err(error) => Observed::Unknown { why: error.to_string(), since: context.clock.now() },
+        };
+        // What came in the meantime wasn't asked for, and is looked at next time.
+        if let Observed::Present(survey) = &seen.survey {
+            for tag in tags(survey).filter(|tag| !asked.contains_key(&tag.uid)) {
+                let here = Whereabouts { host: Some(owners.here.clone()), epoch: tag.epoch, deleted: false };
+                owners.machines.insert(tag.uid, here);
+            }
+        }
+    }
+    Ok(owners)
+}
+
+/// Where a machine's object says that it is, if there is one: from memory for one that is placed here.
+async fn whereabouts(
+    context: &Context,
+    here: &str,
+    uid: Uuid,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Whereabouts>, Error> {
+    let is_it = |machine: &VirtualMachine| machine.metadata.uid.as_deref() == Some(uid.to_string().as_str());
+    let known = context.caches.machines.get(namespace, name).filter(|machine| is_it(machine));
+    let known = known.as_deref().map(whereabouts_of).filter(|known| known.host.as_deref() == Some(here));
+    // The names come from a host: they must not lead elsewhere in the API.
+    if known.is_some() || !is_plain(namespace) || !is_plain(name) {
+        return Ok(known);
+    }
+    let newest = context.api::<VirtualMachine>(namespace).get_opt(name).await?;
+    Ok(newest.filter(is_it).as_ref().map(whereabouts_of))
+}
+
+fn whereabouts_of(machine: &VirtualMachine) -> Whereabouts {
+    let status = machine.status.as_ref();
+    Whereabouts {
+        host: status.and_then(|status| status.hypervisor.clone()),
+        epoch: status.and_then(|status| status.epoch).unwrap_or_default(),
+        deleted: machine.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+fn is_plain(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty() && name.bytes().all(plain)
+}
