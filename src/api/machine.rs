@@ -72,7 +72,7 @@ pub struct VirtualMachineSpec {
     #[serde(default)]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,
-    /// What happens to it when its host is drained.
+    /// What happens to it when its host is drained or lost.
     #[serde(default)]
     pub eviction_strategy: EvictionStrategy,
     /// What makes it Ready.
@@ -131,7 +131,7 @@ pub enum RunStrategy {
     Once,
 }
 
-/// What happens to a machine when its host is drained.
+/// What happens to a machine when its host is drained or lost.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EvictionStrategy {
     /// Moved while it runs.

@@ -106,7 +106,7 @@ fn places(view: &View, mut world: World, gone: &[Option<String>], new: Vec<Virtu
         let place = match outcome {
             Outcome::Placed { host, .. } => (Some(host), None),
             Outcome::Waits(wait) => (None, Some(format!("{}: {}", wait.reason, wait.message))),
-            Outcome::Rests(_) => continue,
+            Outcome::Rests(_) | Outcome::Stranded(_) | Outcome::Stays => continue,
         };
         places.insert(machine.name_any(), place);
     }

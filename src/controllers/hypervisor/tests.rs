@@ -333,8 +333,14 @@ fn tag(epoch: i64) -> OwnershipTag {
 fn domain(epoch: i64) -> Survey {
     let mut survey = Survey::default();
     let off = DomainRun::Off(StopReason::NotStarted);
-    let domain =
-        SurveyedDomain { name: "casc".into(), run: off, tag: Some(tag(epoch)), memory: Bytes::mebi(256), cpus: 1 };
+    let domain = SurveyedDomain {
+        name: "casc".into(),
+        run: off,
+        tag: Some(tag(epoch)),
+        canary: None,
+        memory: Bytes::mebi(256),
+        cpus: 1,
+    };
     survey.domains.insert(DomainUuid(UID.parse().unwrap()), domain);
     survey.volumes.insert(format!("{UID}-data.qcow2"));
     survey

@@ -11,10 +11,11 @@ use tracing::{debug, warn};
 
 use super::decide::Decided;
 use super::observe::{World, key};
-use super::status::{Outcome, SHARE, status};
+use super::status::{Outcome, SHARE, leaves, status};
 use crate::api::VirtualMachine;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
+use crate::controllers::observed::Observed;
 use crate::controllers::writes::apply_status_unless_changed;
 
 /// Writes at the same time.
@@ -44,6 +45,14 @@ pub async fn write_all(context: &Context, decided: Vec<Decided>, now: Timestamp)
 }
 
 async fn write(context: &Context, machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Written {
+    // While a machine is being started on the host that is given up, nothing is decided about its machines; and once the
+    // new placement stands, the old one starts nothing any more.
+    let lost = leaves(machine, outcome).and_then(|lost| context.fleet.get(lost));
+    let _alone = match lost.as_ref().map(|lost| (lost.making.try_write(), lost.view().survey)) {
+        None => None,
+        Some((Ok(alone), Observed::Unknown { .. })) => Some(alone),
+        Some(_) => return Written::No,
+    };
     let api = context.api(&machine.namespace().unwrap_or_default());
     let status = status(machine, outcome, now);
     let writing = apply_status_unless_changed(context, &context.caches.machines, &api, machine, &SHARE, &status);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::observe::{World, key};
 use super::plan::{Decision, place};
 use super::standing::{Standing, holds_reservation, standing};
-use super::status::{Outcome, scheduled_reason};
+use super::status::{Outcome, STRANDED, scheduled_reason};
 use crate::api::VirtualMachine;
 
 /// What happens to a machine.
@@ -23,6 +23,13 @@ pub fn decide(world: &World) -> Vec<Decided> {
     let mut candidates = BTreeMap::new();
     for machine in &world.machines {
         match standing(machine) {
+            Standing::Holds if world.is_given_up(machine) => match world.candidate(machine, &claims) {
+                Ok(candidate) => drop(candidates.insert(key(&**machine), (Arc::clone(machine), candidate))),
+                Err(wait) => decided.push((Arc::clone(machine), Outcome::Stranded(wait))),
+            },
+            Standing::Holds if scheduled_reason(machine) == Some(STRANDED) => {
+                decided.push((Arc::clone(machine), Outcome::Stays));
+            }
             Standing::LeftAlone | Standing::Holds => {}
             Standing::Rests(reason) if !holds_reservation(machine) && scheduled_reason(machine) == Some(reason) => {}
             Standing::Rests(reason) => decided.push((Arc::clone(machine), Outcome::Rests(reason))),
@@ -37,6 +44,7 @@ pub fn decide(world: &World) -> Vec<Decided> {
         let Some((machine, candidate)) = candidates.remove(&machine) else { continue };
         let outcome = match verdict {
             Ok(host) => Outcome::Placed { host, candidate: Box::new(candidate) },
+            Err(wait) if holds_reservation(&machine) => Outcome::Stranded(wait),
             Err(wait) => Outcome::Waits(wait),
         };
         decided.push((machine, outcome));

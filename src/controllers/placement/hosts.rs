@@ -21,6 +21,7 @@ pub fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
     HostOffer {
         name: hypervisor.name_any(),
         class: hypervisor.spec.class,
+        pool: hypervisor.spec.storage.shared.clone(),
         labels: hypervisor.labels().clone(),
         openness: openness(hypervisor),
         allocatable: amount(allocatable),

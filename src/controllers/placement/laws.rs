@@ -62,6 +62,7 @@ prop_compose! {
         open in proptest::bool::weighted(0.8), service in proptest::bool::weighted(0.3), cached: bool,
     ) -> HostOffer {
         HostOffer {
+            pool: None,
             name: String::new(),
             class: if service { HypervisorClass::Service } else { HypervisorClass::Worker },
             labels: BTreeMap::new(),

@@ -40,7 +40,7 @@ use self::act::{Doubts, Written};
 use self::decide::{Decided, decide};
 use self::observe::World;
 use self::standing::{Standing, standing};
-use self::status::{Outcome, news, patience_left, status, waiting_since};
+use self::status::{Outcome, leaves, news, patience_left, status, waiting_since};
 use super::cache::{Cache, Cached};
 use super::context::Context;
 use crate::api::{VirtualMachine, VirtualMachineStatus};
@@ -127,7 +127,12 @@ async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
     let mut told = Vec::new();
     for (decided, written) in act::write_all(context, work, now).await {
         match written {
-            Written::Yes => told.extend(memory.tell(&decided, context.clock.now())),
+            Written::Yes => {
+                if leaves(&decided.0, &decided.1).is_some() {
+                    context.metrics.evicted();
+                }
+                told.extend(memory.tell(&decided, context.clock.now()));
+            }
             Written::No => pause = pause.min(RETRY),
             Written::Perhaps => {
                 pause = pause.min(RETRY);

@@ -11,13 +11,15 @@ use kube::ResourceExt;
 use super::hosts::empty_offer;
 use super::plan::{Amount, Budget, HostOffer, Place, Request, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour};
-use crate::api::conditions::{READY, find};
+use crate::api::conditions::{READY, find, is_true};
 use crate::api::{
     Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, PinnedFlavour, PinnedImage, Quota,
     VirtualFarm, VirtualMachine,
 };
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
+use crate::controllers::fleet::Fleet;
+use crate::controllers::hypervisor::loss::FENCED;
 use crate::network::FarmNetwork;
 
 /// The first look at a host takes at most so long.
@@ -38,6 +40,8 @@ pub struct World {
     pub farms: BTreeMap<Key, Arc<VirtualFarm>>,
     /// Quota of farms that give none.
     pub default_quota: Option<Quota>,
+    /// Placements that are given up on hosts that are silent now: the epoch, by the machine's uid.
+    pub given_up: BTreeMap<String, i64>,
 }
 
 /// A request and what the machine is to be made from.
@@ -68,9 +72,11 @@ impl World {
     #[must_use]
     pub fn look(context: &Context) -> Self {
         let caches = &context.caches;
+        let hypervisors = caches.hypervisors.list();
         Self {
+            given_up: given_up(&context.fleet, &hypervisors),
             machines: caches.machines.list(),
-            hypervisors: caches.hypervisors.list(),
+            hypervisors,
             images: caches.images.list().into_iter().map(|image| (image.name_any(), image)).collect(),
             flavours: caches.flavours.list().into_iter().map(|flavour| (flavour.name_any(), flavour)).collect(),
             farms: caches.farms.list().into_iter().map(|farm| (key(&*farm), farm)).collect(),
@@ -90,6 +96,14 @@ impl World {
             SETTLING.checked_sub(age).filter(|left| !left.is_zero())
         };
         self.hypervisors.iter().filter_map(young).max()
+    }
+
+    /// Whether the machine's placement is given up: it may be made anew on another host.
+    #[must_use]
+    pub fn is_given_up(&self, machine: &VirtualMachine) -> bool {
+        let epoch = machine.status.as_ref().and_then(|status| status.epoch).unwrap_or_default();
+        let given_up = machine.metadata.uid.as_ref().and_then(|uid| self.given_up.get(uid));
+        given_up.is_some_and(|given_up| *given_up >= epoch)
     }
 
     /// What every host offers.
@@ -148,23 +162,10 @@ impl World {
     /// What it waits for.
     pub fn candidate(&self, machine: &VirtualMachine, claims: &Claims) -> Result<Candidate, Wait> {
         self.admits_address(machine, claims)?;
-        let flavour = self
-            .flavours
-            .get(&machine.spec.flavour)
-            .ok_or_else(|| Wait::new("FlavourNotFound", format!("there is no Flavour {}", machine.spec.flavour)))?;
-        let flavour = pin_flavour(flavour);
-        let status = machine.status.as_ref();
-        let pinned = status.filter(|status| status.hypervisor.is_some()).and_then(|status| status.image.clone());
-        let image = match pinned {
-            // The disk was made from it.
-            Some(image) => image,
-            None => self.usable_image(&machine.spec.image)?,
-        };
+        let place = self.place_of(machine);
+        let flavour = self.flavour_of(machine)?;
+        let image = self.image_of(machine, &place)?;
         fits_image(&flavour, &image)?;
-        let place = match status.and_then(|status| status.hypervisor.clone()) {
-            Some(host) => Place::Home { host, storage: held(machine).storage },
-            None => Place::Any { class: machine.spec.class, selector: machine.spec.hypervisor_selector.clone() },
-        };
         let request = Request {
             machine: key(machine),
             farm: farm_key(machine),
@@ -176,6 +177,48 @@ impl World {
             place,
         };
         Ok(Candidate { request, flavour, image })
+    }
+
+    fn place_of(&self, machine: &VirtualMachine) -> Place {
+        let (class, selector) = (machine.spec.class, machine.spec.hypervisor_selector.clone());
+        let Some(host) = machine.status.as_ref().and_then(|status| status.hypervisor.clone()) else {
+            return Place::Any { class, selector };
+        };
+        if !self.is_given_up(machine) {
+            return Place::Home { host, storage: held(machine).storage };
+        }
+        let lost = self.hypervisors.iter().find(|hypervisor| hypervisor.metadata.name.as_ref() == Some(&host));
+        let pool = lost.and_then(|lost| lost.spec.storage.shared.clone());
+        Place::Away { class, selector, pool, held: held(machine), counted: holds_reservation(machine) }
+    }
+
+    /// The flavour of now; a machine that is only moved keeps its own.
+    fn flavour_of(&self, machine: &VirtualMachine) -> Result<PinnedFlavour, Wait> {
+        let pinned =
+            machine.status.as_ref().filter(|_| holds_reservation(machine)).and_then(|status| status.flavour.clone());
+        let flavour = || {
+            let name = &machine.spec.flavour;
+            let found = self.flavours.get(name).map(|flavour| pin_flavour(flavour));
+            found.ok_or_else(|| Wait::new("FlavourNotFound", format!("there is no Flavour {name}")))
+        };
+        pinned.map_or_else(flavour, Ok)
+    }
+
+    /// The image that its disk was made from; for new disks the one of now, if that one can't be had any more.
+    fn image_of(&self, machine: &VirtualMachine, place: &Place) -> Result<PinnedImage, Wait> {
+        let status = machine.status.as_ref().filter(|status| status.hypervisor.is_some());
+        match (status.and_then(|status| status.image.clone()), place) {
+            (Some(pinned), Place::Away { pool: None, .. }) if !self.is_current(&pinned) => {
+                self.usable_image(&machine.spec.image)
+            }
+            (Some(pinned), _) => Ok(pinned),
+            (None, _) => self.usable_image(&machine.spec.image),
+        }
+    }
+
+    fn is_current(&self, pinned: &PinnedImage) -> bool {
+        let status = self.images.get(&pinned.name).and_then(|image| image.status.as_ref());
+        status.is_some_and(|status| status.revision.as_ref() == Some(&pinned.revision))
     }
 
     /// The farm is there and gave the machine an address that is its alone.
@@ -231,6 +274,23 @@ impl World {
             why.map_or_else(|| format!("image {name}: {phase}"), |why| format!("image {name}: {phase}: {why}"));
         Err(Wait::new("ImageNotReady", message))
     }
+}
+
+/// What is given up on hosts of which nothing is known now. One that answers again has its machines still, whatever was
+/// written before; one that can't even be asked is believed to be off if somebody says so.
+fn given_up(fleet: &Fleet, hypervisors: &[Arc<Hypervisor>]) -> BTreeMap<String, i64> {
+    let is_silent = |hypervisor: &Hypervisor| match fleet.get(&hypervisor.name_any()) {
+        Some(host) => {
+            let view = host.view();
+            view.survey.present().is_none() && view.error.is_some()
+        }
+        None => hypervisor.status.as_ref().is_some_and(|status| is_true(&status.conditions, FENCED)),
+    };
+    let lost = hypervisors.iter().filter_map(|hypervisor| {
+        let tombstones = &hypervisor.status.as_ref()?.tombstones;
+        (!tombstones.is_empty() && is_silent(hypervisor)).then_some(tombstones)
+    });
+    lost.flatten().map(|tombstone| (tombstone.uid.clone(), tombstone.epoch)).collect()
 }
 
 /// Of machines that claim one address it belongs to one that may already run with it, then to the oldest.

@@ -74,6 +74,19 @@ pub enum Place {
         /// Size of those disks: the host's and the farm's accounts contain it already.
         storage: Bytes,
     },
+    /// Away from a host that is lost, to any other of this class that has these labels.
+    Away {
+        /// Class of the host.
+        class: HypervisorClass,
+        /// Labels of the host.
+        selector: BTreeMap<String, String>,
+        /// The shared pool that has its disks; absent: it gets new ones.
+        pool: Option<String>,
+        /// What of it the farm's accounts contain already.
+        held: Amount,
+        /// It holds its reservation: it is one of the farm's instances.
+        counted: bool,
+    },
 }
 
 /// Whether a host takes machines.
@@ -96,6 +109,8 @@ pub struct HostOffer {
     pub name: String,
     /// What it is for.
     pub class: HypervisorClass,
+    /// The pool that it shares with others.
+    pub pool: Option<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Whether it takes machines.
@@ -157,18 +172,18 @@ pub fn place(pending: &[Request], hosts: &[HostOffer], farms: &[Budget]) -> Vec<
 
 /// Quota first, then a host; only when both say yes is anything booked.
 fn admit(request: &Request, hosts: &mut [HostOffer], budget: Option<&mut Budget>) -> Result<String, Wait> {
-    let added = request.added();
-    if let Some(budget) = &budget {
-        budget.admits(added)?;
+    let charge = request.charge();
+    if let (Some(budget), Some(charge)) = (&budget, charge) {
+        budget.admits(charge)?;
     }
     let host = choose(request, hosts)?;
-    host.allocated += added;
+    host.allocated += request.added();
     if let Some(group) = request.group_key() {
         *host.groups.entry(group).or_default() += 1;
     }
-    if let Some(budget) = budget {
+    if let (Some(budget), Some(charge)) = (budget, charge) {
         budget.instances += 1;
-        budget.used += added;
+        budget.used += charge;
     }
     Ok(host.name.clone())
 }
@@ -187,24 +202,36 @@ fn choose<'a>(request: &Request, hosts: &'a mut [HostOffer]) -> Result<&'a mut H
 }
 
 impl Request {
-    /// What its admission adds to the accounts: disks that are there already are in them.
+    /// What its admission adds to the host's account: disks that are there already are in it.
     fn added(&self) -> Amount {
         match &self.place {
-            Place::Any { .. } => self.needs,
+            Place::Any { .. } | Place::Away { .. } => self.needs,
             Place::Home { storage, .. } => {
                 Amount { storage: self.needs.storage.saturating_sub(*storage), ..self.needs }
             }
         }
     }
 
+    /// What its admission adds to the farm's account; none, if that contains the machine already.
+    fn charge(&self) -> Option<Amount> {
+        match &self.place {
+            Place::Any { .. } | Place::Home { .. } => Some(self.added()),
+            Place::Away { counted: true, .. } => None,
+            Place::Away { held, .. } => {
+                Some(Amount { storage: self.needs.storage.saturating_sub(held.storage), ..self.needs })
+            }
+        }
+    }
+
     fn group_key(&self) -> Option<(Key, String)> {
         // A machine that goes home is counted there already.
-        matches!(self.place, Place::Any { .. }).then(|| Some((self.farm.clone(), self.group.clone()?))).flatten()
+        let comes = !matches!(self.place, Place::Home { .. });
+        comes.then(|| Some((self.farm.clone(), self.group.clone()?))).flatten()
     }
 
     fn explain(&self, causes: &Causes) -> String {
         match &self.place {
-            Place::Any { .. } => causes.to_string(),
+            Place::Any { .. } | Place::Away { .. } => causes.to_string(),
             Place::Home { host, .. } => causes.of_home(host),
         }
     }
@@ -214,12 +241,15 @@ impl HostOffer {
     /// Why it can't take the machine, if it can't.
     fn refuses(&self, request: &Request) -> Option<Cause> {
         match &request.place {
-            Place::Any { class, .. } if *class != self.class => return Some(Cause::Class(self.class)),
-            Place::Any { selector, .. } if selector.iter().any(|(key, value)| self.labels.get(key) != Some(value)) => {
+            Place::Any { class, .. } | Place::Away { class, .. } if *class != self.class => {
+                return Some(Cause::Class(self.class));
+            }
+            Place::Any { selector, .. } | Place::Away { selector, .. } if !self.is_selected(selector) => {
                 return Some(Cause::Selector);
             }
             Place::Home { host, .. } if *host != self.name => return Some(Cause::Elsewhere),
-            Place::Any { .. } | Place::Home { .. } => {}
+            Place::Away { pool: Some(pool), .. } if self.pool.as_ref() != Some(pool) => return Some(Cause::Elsewhere),
+            Place::Any { .. } | Place::Home { .. } | Place::Away { .. } => {}
         }
         match self.openness {
             Openness::Open => self.lacks(request.added()),
@@ -227,6 +257,10 @@ impl HostOffer {
             Openness::Unreachable => Some(Cause::Unreachable),
             Openness::NotReady => Some(Cause::NotReady),
         }
+    }
+
+    fn is_selected(&self, selector: &BTreeMap<String, String>) -> bool {
+        selector.iter().all(|(key, value)| self.labels.get(key) == Some(value))
     }
 
     /// What is asked for and not free. What isn't asked for may be overbooked without harm: a host may have shrunk.

@@ -36,6 +36,20 @@ pub enum Outcome {
     Waits(Wait),
     /// It gives back what it holds.
     Rests(&'static str),
+    /// Its host is lost and there is no other: it keeps what it holds.
+    Stranded(Wait),
+    /// Its host was lost and answers again.
+    Stays,
+}
+
+/// Reason of machines whose host is lost, and that go nowhere else.
+pub const STRANDED: &str = "Stranded";
+
+/// The host that a machine leaves because it is lost.
+#[must_use]
+pub fn leaves<'a>(machine: &'a VirtualMachine, outcome: &Outcome) -> Option<&'a str> {
+    let Outcome::Placed { host, .. } = outcome else { return None };
+    machine.status.as_ref()?.hypervisor.as_deref().filter(|before| before != host)
 }
 
 /// The status after the outcome; only [`SHARE`] of it is written.
@@ -46,6 +60,11 @@ pub fn status(machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Vi
         Outcome::Placed { host, .. } => State::yes(SCHEDULED, "Placed", format!("on {host}")),
         Outcome::Waits(wait) => State::no(SCHEDULED, wait.reason, wait.message.clone()),
         Outcome::Rests(reason) => State::no(SCHEDULED, *reason, rests_because(reason)),
+        Outcome::Stranded(wait) => {
+            let message = format!("on {}, which is lost, and nowhere else: {}", home(&before), wait.message);
+            State::yes(SCHEDULED, STRANDED, message)
+        }
+        Outcome::Stays => State::yes(SCHEDULED, "Placed", format!("on {}", home(&before))),
     };
     let conditions = stamp(vec![state], &before.conditions, machine.metadata.generation, now);
     match outcome {
@@ -57,8 +76,14 @@ pub fn status(machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Vi
             conditions,
             ..before
         },
-        Outcome::Waits(_) | Outcome::Rests(_) => VirtualMachineStatus { conditions, ..before },
+        Outcome::Waits(_) | Outcome::Rests(_) | Outcome::Stranded(_) | Outcome::Stays => {
+            VirtualMachineStatus { conditions, ..before }
+        }
     }
+}
+
+fn home(status: &VirtualMachineStatus) -> &str {
+    status.hypervisor.as_deref().unwrap_or_default()
 }
 
 fn rests_because(reason: &str) -> &'static str {
@@ -103,6 +128,10 @@ pub struct News {
 /// What is new about a machine, if anything.
 #[must_use]
 pub fn news(machine: &VirtualMachine, outcome: &Outcome, waited: Duration) -> Option<News> {
+    if let (Some(lost), Outcome::Placed { host, .. }) = (leaves(machine, outcome), outcome) {
+        let note = format!("{lost} is lost: made anew on {host}");
+        return Some(News { warning: true, reason: "Evicted", note });
+    }
     match outcome {
         Outcome::Placed { host, .. } => {
             let note = format!("placed on {host} after {:.1} s", waited.as_secs_f64());
@@ -112,7 +141,11 @@ pub fn news(machine: &VirtualMachine, outcome: &Outcome, waited: Duration) -> Op
             let note = format!("{}: {}", wait.reason, wait.message);
             Some(News { warning: true, reason: "FailedScheduling", note })
         }
-        Outcome::Waits(_) | Outcome::Rests(_) => None,
+        Outcome::Stranded(wait) if scheduled_reason(machine) != Some(STRANDED) => {
+            let note = format!("{}: {}", wait.reason, wait.message);
+            Some(News { warning: true, reason: STRANDED, note })
+        }
+        Outcome::Waits(_) | Outcome::Rests(_) | Outcome::Stranded(_) | Outcome::Stays => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Objects for tests: sites with hosts, farms and machines, written down in a line each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -13,8 +14,8 @@ use super::standing::SCHEDULED;
 use super::status::{Outcome, status};
 use crate::api::conditions::{State, stamp};
 use crate::api::{
-    Flavour, FlavourSpec, GROUP_LABEL, Hypervisor, Image, PinnedFlavour, PinnedImage, Quota, VirtualFarm,
-    VirtualMachine, VirtualMachineStatus,
+    Flavour, FlavourSpec, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, PinnedFlavour, PinnedImage, Quota,
+    VirtualFarm, VirtualMachine, VirtualMachineStatus,
 };
 
 /// So many seconds after a fixed beginning.
@@ -147,7 +148,20 @@ pub fn world(hosts: Vec<Hypervisor>, machines: Vec<VirtualMachine>) -> World {
             .collect(),
         farms: [(key(&farm), Arc::new(farm))].into_iter().collect(),
         default_quota: None,
+        given_up: BTreeMap::new(),
     }
+}
+
+/// The same site after a host was lost and this machine's placement there was given up.
+pub fn having_lost(mut world: World, host: &str, name: &str) -> World {
+    let found = world.hypervisors.iter_mut().find(|hypervisor| hypervisor.name_any() == host).unwrap();
+    let status = Arc::make_mut(found).status.as_mut().unwrap();
+    status.phase = HypervisorPhase::Unreachable;
+    status.conditions = stamp(vec![State::no("Reachable", "HostUnreachable", "")], &[], None, at(0));
+    let machine = world.machines.iter().find(|machine| machine.name_any() == name).unwrap();
+    let epoch = machine.status.as_ref().unwrap().epoch.unwrap();
+    world.given_up.insert(machine.uid().unwrap(), epoch);
+    world
 }
 
 /// The same site with a quota for the farm.
@@ -175,6 +189,8 @@ pub fn words(decided: &[super::decide::Decided]) -> Vec<String> {
             Outcome::Placed { host, .. } => format!("{}@{host}", machine.name_any()),
             Outcome::Waits(wait) => format!("{}: {}: {}", machine.name_any(), wait.reason, wait.message),
             Outcome::Rests(reason) => format!("{} rests: {reason}", machine.name_any()),
+            Outcome::Stranded(wait) => format!("{} is stranded: {}: {}", machine.name_any(), wait.reason, wait.message),
+            Outcome::Stays => format!("{} stays", machine.name_any()),
         })
         .collect();
     words.sort();

@@ -319,3 +319,64 @@ fn a_placement_without_an_answer_counts_until_the_machine_has_changed() {
     assert_eq!(words(&doubts.count_in(&mut site, at(60))), Vec::<String>::new());
     assert!(decided(&site).contains(&"a@one".to_owned()), "the machine as it is now decides");
 }
+
+fn two_hosts() -> Vec<crate::api::Hypervisor> {
+    vec![host("worker-1", 8, "8Gi", "80Gi"), host("worker-2", 8, "8Gi", "80Gi")]
+}
+
+#[test]
+fn a_machine_whose_placement_is_given_up_goes_to_another_host_as_it_was_made() {
+    let world =
+        having_lost(world(two_hosts(), vec![running_on(machine("one", 0), "worker-1", 3, "1Gi")]), "worker-1", "one");
+    let quota = Quota { instances: Some(1), cpus: Some(3), memory: Some("1Gi".parse().unwrap()), storage: None };
+    let world = with_quota(world, quota);
+    let decided = decide(&world);
+    assert_eq!(words(&decided), ["one@worker-2"], "the farm has paid for it already");
+    let moved = after(world, &decided);
+    let status = moved.machines[0].status.clone().unwrap();
+    assert_eq!((status.epoch, status.flavour.unwrap().cpus), (Some(2), 3));
+    assert_ne!(status.image.unwrap().revision, "appliance-0", "its own revision can't be had any more");
+    assert!(decide(&moved).is_empty(), "the tombstone is of its first placement");
+}
+
+#[test]
+fn a_lost_machine_that_finds_no_room_keeps_its_place_and_its_reservation() {
+    let hosts = vec![host("worker-1", 8, "8Gi", "80Gi"), host("worker-2", 1, "8Gi", "80Gi")];
+    let world = having_lost(world(hosts, vec![running_on(machine("one", 0), "worker-1", 3, "1Gi")]), "worker-1", "one");
+    let decided = decide(&world);
+    assert_eq!(words(&decided), ["one is stranded: Unschedulable: 0/2 hypervisors: 1 lacks 3 CPUs, 1 unreachable"]);
+    let mut stranded = after(world, &decided);
+    let status = stranded.machines[0].status.clone().unwrap();
+    assert_eq!((status.hypervisor.as_deref(), status.epoch), (Some("worker-1"), Some(1)));
+    assert!(holds_reservation(&stranded.machines[0]), "its quota and its room aren't given to others");
+    stranded.given_up.clear();
+    assert_eq!(words(&decide(&stranded)), ["one stays"]);
+}
+
+#[test]
+fn shared_disks_are_taken_along_to_a_host_of_the_same_pool_only() {
+    let in_pool = |name: &str, pool: &str| {
+        let mut host = host(name, 8, "8Gi", "80Gi");
+        host.spec.storage.shared = Some(pool.into());
+        host
+    };
+    let hosts = vec![in_pool("service-1", "san"), in_pool("service-2", "other"), in_pool("service-3", "san")];
+    let mut one = running_on(machine("one", 0), "service-1", 1, "1Gi");
+    one.status.as_mut().unwrap().image.as_mut().unwrap().revision = "appliance-0".into();
+    let world = having_lost(world(hosts, vec![one]), "service-1", "one");
+    let decided = decide(&world);
+    assert_eq!(words(&decided), ["one@service-3"]);
+    let image = after(world, &decided).machines[0].status.clone().unwrap().image.unwrap();
+    assert_eq!(image.revision, "appliance-0", "the disk is made from it");
+}
+
+#[test]
+fn a_machine_that_was_about_to_start_on_a_lost_host_is_charged_when_it_moves() {
+    let mut resting = running_on(machine("one", 0), "worker-1", 3, "1Gi");
+    resting.status.as_mut().unwrap().conditions.clear();
+    let world = having_lost(world(two_hosts(), vec![resting]), "worker-1", "one");
+    assert_eq!(words(&decide(&world)), ["one@worker-2"]);
+    let none_left = Quota { instances: Some(0), cpus: None, memory: None, storage: None };
+    let waits = words(&decide(&with_quota(world, none_left)));
+    assert!(waits[0].starts_with("one: QuotaExceeded"), "{waits:?}");
+}
