@@ -5,6 +5,8 @@
 
 #[path = "isolation/attacks.rs"]
 mod attacks;
+#[path = "isolation/change.rs"]
+mod change;
 #[path = "isolation/ears.rs"]
 mod ears;
 #[path = "isolation/frames.rs"]

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use cascina::network::MacAddress;
 use etherparse::{EtherType, IpNumber};
 
 use super::frames::{self, BROADCAST, EVERYWHERE, Mac, NOBODY, RARP, UNKNOWN};
@@ -109,8 +110,8 @@ fn udp(mac: Mac, source: Ipv4Addr, to: &Guest) -> Vec<u8> {
 }
 
 fn sibling(me: &Guest, last: u8) -> (Mac, Ipv4Addr) {
-    let [a, b, c, _] = me.address.octets();
-    ([2, 0, a, b, c, last], Ipv4Addr::new(a, b, c, last))
+    let address = frames::neighbour(me.address, last);
+    (MacAddress::of(address).octets(), address)
 }
 
 const fn attack(row: u8, name: &'static str, alone: Alone, frames: fn(&Scene<'_>) -> Vec<Vec<u8>>) -> Attack {

@@ -122,6 +122,12 @@ pub fn arp_answer_from(frame: &[u8]) -> Option<Mac> {
     frame.get(22..28).filter(|_| answers)?.try_into().ok()
 }
 
+/// The address with this last byte in the same farm.
+pub fn neighbour(address: Ipv4Addr, last: u8) -> Ipv4Addr {
+    let [a, b, c, _] = address.octets();
+    Ipv4Addr::new(a, b, c, last)
+}
+
 /// A MAC address as people write it.
 pub fn text(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
