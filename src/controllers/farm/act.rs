@@ -12,6 +12,7 @@ use super::observe::{Memory, View};
 use super::plan::{Plan, Step, some_of};
 use super::status::{ADDRESS_SHARE, MANAGER};
 use crate::api::{VirtualMachine, VirtualMachineStatus};
+use crate::controllers::cache::Cache;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::placement::observe::key;
@@ -78,7 +79,13 @@ async fn take(context: &Context, api: &Api<VirtualMachine>, step: &Step) -> Resu
         // A create, not an apply: an apply would take over a machine that somebody makes under this name right now.
         Step::Create(machine) => {
             context.metrics.write::<VirtualMachine>("object");
-            cache.absorb(api.create(&params, machine).await?);
+            match api.create(&params, machine).await {
+                Ok(made) => cache.absorb(made),
+                Err(error) => {
+                    learn(api, machine, cache, &error).await?;
+                    return Err(error.into());
+                }
+            }
         }
         // With the version that it was planned from: a change by somebody else in between is not undone.
         Step::Update(machine) => {
@@ -86,6 +93,21 @@ async fn take(context: &Context, api: &Api<VirtualMachine>, step: &Step) -> Resu
             cache.absorb(api.replace(&machine.name_any(), &params, machine).await?);
         }
         Step::Delete(machine) => delete(context, api, machine).await?,
+    }
+    Ok(())
+}
+
+/// A machine of that name is there though nobody told of it: without a look at it, it would be made again and again.
+async fn learn(
+    api: &Api<VirtualMachine>,
+    machine: &VirtualMachine,
+    cache: &Cache<VirtualMachine>,
+    error: &kube::Error,
+) -> Result<(), Error> {
+    if matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
+        && let Some(known) = api.get_opt(&machine.name_any()).await?
+    {
+        cache.absorb(known);
     }
     Ok(())
 }
