@@ -67,12 +67,13 @@ impl<K: Cached> Cache<K> {
                 }
             };
             let Some(event) = well_formed(event) else { continue };
+            let unseen = self.is_unseen(&event);
             writer.apply_watcher_event(&event);
             match event {
                 watcher::Event::Init => listed.clear(),
                 watcher::Event::InitApply(object) => listed.push(Arc::new(object)),
                 watcher::Event::InitDone => self.replace(std::mem::take(&mut listed)),
-                watcher::Event::Apply(object) => self.take_in(Arc::new(object)),
+                watcher::Event::Apply(object) => self.arrive(Arc::new(object), unseen),
                 watcher::Event::Delete(object) => self.bury(Arc::new(object)),
             }
         }
@@ -132,17 +133,34 @@ impl<K: Cached> Cache<K> {
         stream::iter(self.list()).chain(changes)
     }
 
-    fn take_in(&self, object: Arc<K>) {
+    /// Whether the watch tells of an object for the first time.
+    fn is_unseen(&self, event: &watcher::Event<K>) -> bool {
+        matches!(event, watcher::Event::Apply(object) if self.store.get(&ObjectRef::from_obj(object)).is_none())
+    }
+
+    /// Takes in what the watch tells. A controller finds no object that the watch hasn't told of: one that we made, and
+    /// wrote to since, has to be shown to it again when it arrives, though the watch says nothing new.
+    fn arrive(&self, object: Arc<K>, unseen: bool) {
+        let news = self.take_in(Arc::clone(&object));
+        if let Some(known) = self.latest(&object).filter(|_| unseen && !news) {
+            // Nobody listening is fine.
+            let _ = self.changes.send(known);
+        }
+    }
+
+    /// Takes in an object that is newer than what is known. Says whether it is.
+    fn take_in(&self, object: Arc<K>) -> bool {
         let mut objects = self.lock();
         let known = objects.by_key.get(&key(&*object)).is_some_and(|known| !is_newer(&*object, &**known));
         let buried = object.uid().is_some_and(|uid| objects.buried.contains(&uid));
         if known || buried {
-            return;
+            return false;
         }
         objects.by_key.insert(key(&*object), Arc::clone(&object));
         drop(objects);
         // Nobody listening is fine.
         let _ = self.changes.send(object);
+        true
     }
 
     fn bury(&self, object: Arc<K>) {
@@ -252,6 +270,20 @@ mod tests {
         assert_eq!(version(&cache).as_deref(), Some("9"));
         cache.take_in(Arc::new(object("a", 10)));
         assert_eq!(version(&cache).as_deref(), Some("10"));
+    }
+
+    #[test]
+    fn what_the_watch_tells_for_the_first_time_is_shown_even_if_it_is_no_news() {
+        let cache = cache();
+        cache.absorb(object("a", 9));
+        let mut changes = cache.changes.subscribe();
+        cache.arrive(Arc::new(object("a", 5)), false);
+        assert!(changes.try_recv().is_err());
+        cache.arrive(Arc::new(object("a", 5)), true);
+        let shown = changes.try_recv().unwrap();
+        assert_eq!(shown.resource_version().as_deref(), Some("9"), "as it is known, not as it was");
+        cache.arrive(Arc::new(object("a", 10)), true);
+        assert!(changes.try_recv().is_ok() && changes.try_recv().is_err(), "news is shown once");
     }
 
     #[test]
