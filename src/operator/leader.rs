@@ -20,7 +20,7 @@ const LEASE: &str = "cascina-operator";
 const DURATION: u64 = 15;
 
 /// Seconds before that at which the holder renews; also the clock skew that is tolerated.
-const GRACE: u64 = 5;
+const GRACE: u64 = 10;
 
 /// Seconds before that at which a holder that could not renew stops: what it is at has to end first.
 const MARGIN: u64 = 1;
