@@ -26,6 +26,8 @@ mod hosts;
 mod kills;
 #[path = "box/life.rs"]
 mod life;
+#[path = "box/lying_agent.rs"]
+mod lying_agent;
 #[path = "box/operators.rs"]
 mod operators;
 #[path = "box/telling.rs"]

@@ -8,12 +8,11 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use virt::domain::Domain;
-use virt::error::ErrorNumber;
 
 use super::error::Failure;
 use super::host::{GuestCommand, GuestOutput};
 
-/// Seconds that an agent has for an answer. libvirt first waits up to five more for it to listen.
+/// Seconds that an agent has for an answer, and before that for libvirt's greeting.
 const PATIENCE: i32 = 2;
 /// Longer answers are not looked at.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -33,7 +32,7 @@ pub(super) enum Standing {
 
 /// An answer that is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct NoAnswer;
+pub(super) struct NoAnswer;
 
 impl fmt::Display for NoAnswer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -44,7 +43,12 @@ impl fmt::Display for NoAnswer {
 /// Whether the agent of a running domain answers now.
 pub(super) fn answers(domain: &Domain) -> Result<bool, Failure> {
     let answer = ask(domain, r#"{"execute":"guest-ping"}"#)?;
-    Ok(answer.is_some_and(|answer| read::<Map<String, Value>>(&answer).is_ok()))
+    Ok(answer.is_some_and(|answer| is_pong(&answer)))
+}
+
+/// Whether this is an agent's answer to a ping.
+pub(super) fn is_pong(answer: &str) -> bool {
+    read::<Map<String, Value>>(answer).is_ok()
 }
 
 /// Begins a command; `None`: no agent answers.
@@ -58,23 +62,33 @@ pub(super) fn look(domain: &Domain, process: Process) -> Result<Option<Standing>
     ask(domain, &question.to_string())?.map(|answer| standing(&answer)).transpose().map_err(senseless)
 }
 
+/// Asks the guest to shut down, if anybody listens. An agent that obeys doesn't answer, and libvirt's own call would
+/// wait for a minute whether it does.
+pub(super) fn shut_down(domain: &Domain) -> Result<(), Failure> {
+    if answers(domain)? {
+        ask(domain, r#"{"execute":"guest-shutdown"}"#)?;
+    }
+    Ok(())
+}
+
+/// What an agent said. A guest can make libvirt fail in any way it likes, also in ways that look like those of a
+/// connection that broke: an answer too long to be handed on is one. So as long as the connection lives, it was the
+/// guest.
 fn ask(domain: &Domain, question: &str) -> Result<Option<String>, Failure> {
-    let no_answer = [
-        ErrorNumber::AgentUnresponsive,
-        ErrorNumber::AgentUnsynced,
-        ErrorNumber::AgentCommandTimeout,
-        ErrorNumber::AgentCommandFailed,
-        // There is no agent's channel, or another job holds it, or the domain went off.
-        ErrorNumber::ArgumentUnsupported,
-        ErrorNumber::OperationTimeout,
-        ErrorNumber::OperationInvalid,
-        ErrorNumber::NoDomain,
-    ];
+    greet_within(domain, PATIENCE);
     match domain.qemu_agent_command(question, PATIENCE, 0).map_err(Failure::from) {
         Ok(answer) => Ok(Some(answer)),
-        Err(failure) if failure.is_any(&no_answer) => Ok(None),
-        Err(failure) => Err(failure),
+        Err(failure) => match domain.connect().and_then(|connection| connection.is_alive()) {
+            Ok(true) => Ok(None),
+            Ok(false) | Err(_) => Err(failure),
+        },
     }
+}
+
+/// Limits how long libvirt waits for an agent to greet back. Where it can't be limited it is five seconds.
+fn greet_within(domain: &Domain, seconds: i32) {
+    // SAFETY: the domain is valid as long as it is borrowed, and nothing else is handed over.
+    unsafe { virt::sys::virDomainAgentSetResponseTimeout(domain.as_ptr(), seconds, 0) };
 }
 
 fn senseless(answer: NoAnswer) -> Failure {
@@ -86,7 +100,7 @@ fn beginning(command: &GuestCommand) -> String {
     json!({"execute": "guest-exec", "arguments": arguments}).to_string()
 }
 
-fn process(answer: &str) -> Result<Process, NoAnswer> {
+pub(super) fn process(answer: &str) -> Result<Process, NoAnswer> {
     #[derive(Deserialize)]
     struct Begun {
         pid: i64,
@@ -94,7 +108,7 @@ fn process(answer: &str) -> Result<Process, NoAnswer> {
     read::<Begun>(answer).map(|begun| Process(begun.pid))
 }
 
-fn standing(answer: &str) -> Result<Standing, NoAnswer> {
+pub(super) fn standing(answer: &str) -> Result<Standing, NoAnswer> {
     #[derive(Deserialize)]
     #[serde(rename_all = "kebab-case")]
     struct Status {
@@ -135,10 +149,6 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::time::Duration;
-
-    fn is_pong(answer: &str) -> bool {
-        read::<Map<String, Value>>(answer).is_ok()
-    }
 
     #[test]
     fn only_an_agents_answer_is_an_answer() {

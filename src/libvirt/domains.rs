@@ -64,12 +64,11 @@ pub(super) fn resume(connection: &Connect, uuid: DomainUuid) -> Result<(), Failu
     unless_off(&domain, domain.resume().map_err(Failure::from))
 }
 
-/// Asks the guest to shut down; a domain that is off is left alone.
+/// Asks the guest to shut down, by its agent and by its power button: an agent can say yes and do nothing. A domain that
+/// is off is left alone.
 pub(super) fn shutdown(connection: &Connect, uuid: DomainUuid) -> Result<(), Failure> {
     let Some(domain) = running(connection, uuid)? else { return Ok(()) };
-    if agent::answers(&domain)? && domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_GUEST_AGENT).is_ok() {
-        return Ok(());
-    }
+    agent::shut_down(&domain)?;
     unless_off(&domain, domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN).map_err(Failure::from))
 }
 

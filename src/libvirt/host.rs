@@ -267,7 +267,7 @@ pub trait Host: Send + Sync + 'static {
     /// Lets a guest go on that an I/O error stopped; any other is left alone.
     async fn resume(&self, uuid: DomainUuid) -> Result<()>;
 
-    /// Asks the guest to shut down: by its agent where it answers, else by ACPI.
+    /// Asks the guest to shut down: by its agent where it answers, and by ACPI.
     async fn shutdown(&self, uuid: DomainUuid) -> Result<()>;
 
     /// Switches a domain off.

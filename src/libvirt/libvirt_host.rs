@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::interval;
 use virt::domain::Domain;
 
+use super::agent_turns::AgentTurns;
 use super::config::{ConfigError, HostConfig};
 use super::credentials::Door;
 use super::error::Failure;
@@ -27,8 +28,6 @@ use crate::network::RuleSet;
 const STARTS_TAKE: u32 = 4;
 /// Uploads at once: they are long, and other writes need their turn.
 const UPLOADS_IN_FLIGHT: usize = 2;
-/// Questions to guest agents at once: an agent that hangs must not keep the host from being read.
-const AGENTS_IN_FLIGHT: usize = 2;
 /// How often a command in a guest is asked whether it has ended.
 const LOOK_AT_GUEST_EVERY: Duration = Duration::from_millis(100);
 /// How often the progress of an upload is told.
@@ -47,7 +46,7 @@ pub struct LibvirtHost {
     starts: Arc<Semaphore>,
     uploads: Arc<Semaphore>,
     long_writes: Arc<Semaphore>,
-    agents: Arc<Semaphore>,
+    agents: AgentTurns,
 }
 
 /// The way to hosts over libvirt RPC.
@@ -72,7 +71,7 @@ impl LibvirtHost {
             starts: Arc::new(Semaphore::new(config.starts_in_flight.max(1))),
             uploads: Arc::new(Semaphore::new(UPLOADS_IN_FLIGHT)),
             long_writes: Arc::new(Semaphore::new(config.calls_in_flight.saturating_sub(1).max(1))),
-            agents: Arc::new(Semaphore::new(AGENTS_IN_FLIGHT)),
+            agents: AgentTurns::default(),
             config,
         })
     }
@@ -238,6 +237,7 @@ impl Host for LibvirtHost {
     }
 
     async fn undefine(&self, uuid: DomainUuid) -> Result<()> {
+        self.agents.note(uuid, false);
         let known = self.known.clone();
         self.write("undefine", move |session| {
             let undefined = domains::undefine(session.connection(), uuid);
@@ -248,12 +248,14 @@ impl Host for LibvirtHost {
     }
 
     async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool> {
-        let turn = Self::turn("agent_answers", &self.agents).await?;
-        let answers = self.ask_guest("agent_answers", uuid, move |domain| {
+        let Some(turn) = self.agents.turn(uuid).await else { return Ok(false) };
+        let asked = self.ask_guest("agent_answers", uuid, move |domain| {
             let _turn = turn;
             agent::answers(domain).map(Some)
         });
-        Ok(answers.await? == Some(true))
+        let answers = asked.await.map(|answer| answer == Some(true));
+        self.agents.note(uuid, matches!(answers, Ok(true)));
+        answers
     }
 
     async fn run_in_guest(&self, uuid: DomainUuid, command: &GuestCommand) -> Result<Option<GuestOutput>> {

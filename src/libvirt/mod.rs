@@ -1,6 +1,7 @@
 //! The only door to libvirt. Everything outside this module speaks to a [`Host`].
 
 mod agent;
+mod agent_turns;
 mod config;
 mod credentials;
 mod domain_xml;
