@@ -26,6 +26,7 @@ pub struct Metrics {
     evictions: Counter,
     stale_copies: Counter,
     tombstones: Family<HostLabels, Gauge>,
+    drifts: Family<DriftLabels, Counter>,
     leader: Gauge,
 }
 
@@ -64,6 +65,12 @@ struct ReconcileErrorLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DriftLabels {
+    kind: &'static str,
+    action: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WriteLabels {
     kind: String,
     part: &'static str,
@@ -84,6 +91,7 @@ impl Default for Metrics {
             evictions: Counter::default(),
             stale_copies: Counter::default(),
             tombstones: Family::default(),
+            drifts: Family::default(),
             leader: Gauge::default(),
         };
         metrics.register();
@@ -122,6 +130,7 @@ impl Metrics {
             "Copies of machines given up on a host and not yet removed",
             self.tombstones.clone(),
         );
+        registry.register("drift", "Changes by hand that were found on hosts", self.drifts.clone());
         registry.register("leader", "1 while this instance leads", self.leader.clone());
     }
 
@@ -176,6 +185,11 @@ impl Metrics {
     /// A host is gone from the API.
     pub fn forget_host(&self, host: &str) {
         self.tombstones.remove(&HostLabels { host: host.to_owned() });
+    }
+
+    /// Something on a host was changed by hand; `action` is `Repaired` or `Reported`.
+    pub fn drift(&self, kind: &'static str, action: &'static str) {
+        self.drifts.get_or_create(&DriftLabels { kind, action }).inc();
     }
 
     /// Whether this instance leads.

@@ -1,4 +1,7 @@
-//! XML documents as data, written in one place by an XML writer. Nothing in Cascina makes XML with `format!`.
+//! XML documents as data, written in one place by an XML writer and read by a parser. Nothing in Cascina makes XML with
+//! `format!`.
+
+mod reader;
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -105,67 +108,13 @@ pub(crate) mod tests {
     use super::*;
     use crate::text::printable;
     use proptest::prelude::*;
-    use quick_xml::Reader;
-    use quick_xml::XmlVersion;
 
-    /// Reads a document back; whitespace between elements is dropped.
+    /// Reads a document back.
     pub(crate) fn parse(xml: &str) -> Element {
-        let mut reader = Reader::from_str(xml);
-        let mut open = vec![Element::new("document")];
-        loop {
-            match reader.read_event().unwrap() {
-                Event::Start(start) => open.push(opened(&start)),
-                Event::Empty(start) => open.last_mut().unwrap().children.push(opened(&start)),
-                Event::Text(text) => push_text(open.last_mut().unwrap(), &text.xml10_content()),
-                Event::GeneralRef(reference) => {
-                    let resolved = reference.resolve_char_ref().unwrap().map(String::from);
-                    let entity = || quick_xml::escape::resolve_predefined_entity(&reference.xml10_content()).unwrap();
-                    let text = resolved.unwrap_or_else(|| entity().to_owned());
-                    push_text(open.last_mut().unwrap(), &text);
-                }
-                Event::End(_) => {
-                    let mut closed = open.pop().unwrap();
-                    if !closed.children.is_empty() {
-                        closed.text = closed.text.filter(|text| !text.trim().is_empty());
-                    }
-                    open.last_mut().unwrap().children.push(closed);
-                }
-                Event::Eof => break,
-                _ => {}
-            }
-        }
-        let mut document = open.pop().unwrap();
-        assert!(open.is_empty() && document.children.len() == 1);
-        document.children.remove(0)
-    }
-
-    fn opened(start: &BytesStart<'_>) -> Element {
-        let mut element = Element::new(start.name().as_ref().to_owned());
-        for attribute in start.attributes() {
-            let attribute = attribute.unwrap();
-            let value = attribute.normalized_value(XmlVersion::Implicit1_0).unwrap();
-            element = element.attribute(attribute.key.as_ref().to_owned(), value);
-        }
-        element
-    }
-
-    fn push_text(element: &mut Element, text: &str) {
-        element.text.get_or_insert_default().push_str(text);
+        Element::parse(xml).unwrap()
     }
 
     impl Element {
-        pub(crate) fn find(&self, path: &str) -> Option<&Element> {
-            path.split('/').try_fold(self, |element, name| element.children.iter().find(|child| child.name == name))
-        }
-
-        pub(crate) fn get(&self, attribute: &str) -> Option<&str> {
-            self.attributes.iter().find(|(name, _)| name == attribute).map(|(_, value)| value.as_str())
-        }
-
-        pub(crate) fn content(&self) -> &str {
-            self.text.as_deref().unwrap_or_default()
-        }
-
         /// The names of the elements and attributes, without what they hold.
         pub(crate) fn shape(&self) -> Element {
             let mut shape = Element::new(self.name.clone());

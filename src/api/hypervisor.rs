@@ -86,6 +86,9 @@ pub struct HypervisorSpec {
     /// `Cordon` keeps new machines away.
     #[serde(default)]
     pub maintenance: Maintenance,
+    /// What is done about domains, cards and volumes that somebody changed on the host by hand.
+    #[serde(default)]
+    pub drift_policy: DriftPolicy,
 }
 
 /// A Secret in the operator's own namespace.
@@ -199,6 +202,17 @@ pub enum Maintenance {
     Cordon,
     /// No new machines, and those there move away. Not available yet.
     Drain,
+}
+
+/// What is done about what somebody changed on a host by hand. Network cards are put back behind their filters under
+/// either.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DriftPolicy {
+    /// It is put right where nothing can be lost by that, and reported.
+    #[default]
+    Repair,
+    /// It is reported.
+    Report,
 }
 
 /// What a host is doing.

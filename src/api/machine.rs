@@ -306,13 +306,16 @@ pub struct VirtualMachineStatus {
     /// The image that it was made from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<PinnedImage>,
+    /// Where its disks were made: a host and its UUID, or `shared/` and the name of a shared storage. There they are never made again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disks_on: Option<String>,
     /// Seconds from the start of the domain to the first answer of the guest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub boot_seconds: Option<i32>,
     /// Starts that failed in a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_failure: Option<StartFailure>,
-    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `RestartRequired`, `LiveMigratable`, `Deleting`.
+    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `InSync`, `RestartRequired`, `LiveMigratable`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -20,8 +20,9 @@ pub use farm::{
 };
 pub use flavour::{Flavour, FlavourSpec};
 pub use hypervisor::{
-    Capacity, Hypervisor, HypervisorClass, HypervisorNetwork, HypervisorNetworks, HypervisorPhase, HypervisorSpec,
-    HypervisorStatus, HypervisorStorage, Maintenance, Overcommit, Resources, SecretRef, Tombstone, Virtualization,
+    Capacity, DriftPolicy, Hypervisor, HypervisorClass, HypervisorNetwork, HypervisorNetworks, HypervisorPhase,
+    HypervisorSpec, HypervisorStatus, HypervisorStorage, Maintenance, Overcommit, Resources, SecretRef, Tombstone,
+    Virtualization,
 };
 pub use image::{
     CachePolicy, DiskFormat, DiskImage, Image, ImageCache, ImageHost, ImageHostState, ImagePhase, ImageSource,

@@ -28,6 +28,8 @@ pub struct HostView {
     pub survey: Observed<Arc<Survey>>,
     /// When it last answered.
     pub last_contact: Option<Timestamp>,
+    /// When the survey was begun: what was done since may be missing in it.
+    pub surveyed: Option<Timestamp>,
     /// What the last try ended with, where it failed.
     pub error: Option<HostError>,
 }
@@ -201,6 +203,7 @@ impl Fleet {
             view: RwLock::new(HostView {
                 survey: Observed::Unknown { why: "not read yet".into(), since: self.clock.now() },
                 last_contact: None,
+                surveyed: None,
                 error: None,
             }),
             wake: Notify::new(),
@@ -243,9 +246,10 @@ impl Fleet {
 async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, heartbeat: Duration) {
     loop {
         let Some(host) = host.upgrade() else { return };
+        let Some(begun) = fleet.upgrade().map(|fleet| fleet.clock.now()) else { return };
         let answer = host.survey().await;
         let Some(fleet) = fleet.upgrade() else { return };
-        let changes = take_in(&host, answer, fleet.clock.now());
+        let changes = take_in(&host, answer, begun, fleet.clock.now());
         for change in changes {
             // Nobody listening is fine.
             let _ = fleet.changes.send(change);
@@ -257,13 +261,18 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
     }
 }
 
-fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, now: Timestamp) -> Vec<Change> {
+fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, begun: Timestamp, now: Timestamp) -> Vec<Change> {
     let mut view = host.view.write().unwrap_or_else(PoisonError::into_inner);
     match answer {
         Ok(survey) => {
             let survey = Arc::new(survey);
             let changes = differences(&host.name, view.survey.present().map(|before| &**before), &survey);
-            *view = HostView { survey: Observed::Present(survey), last_contact: Some(now), error: None };
+            *view = HostView {
+                survey: Observed::Present(survey),
+                last_contact: Some(now),
+                surveyed: Some(begun),
+                error: None,
+            };
             changes
         }
         Err(error) => {

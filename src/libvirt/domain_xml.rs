@@ -31,7 +31,8 @@ const BALLOON_PERIOD: u32 = 10;
 pub(super) struct NoSuchVolume(pub(super) String);
 
 /// The name of a domain.
-pub(super) fn name(uuid: DomainUuid) -> String {
+#[must_use]
+pub fn name(uuid: DomainUuid) -> String {
     [DOMAIN_PREFIX, &uuid.to_string()].concat()
 }
 
@@ -197,7 +198,8 @@ pub(super) const fn format_name(format: DiskFormat) -> &'static str {
     }
 }
 
-fn interface(nic: &Nic) -> Element {
+/// A network card.
+pub(super) fn interface(nic: &Nic) -> Element {
     let parameters = filters::parameters(nic.address, nic.farm);
     let parameters =
         parameters.map(|(name, value)| Element::new("parameter").attribute("name", name).attribute("value", value));

@@ -5,12 +5,14 @@ use virt::domain::Domain;
 use virt::error::ErrorNumber;
 use virt::sys;
 
+use super::agent;
 use super::domain_xml::{self, Paths};
 use super::error::Failure;
 use super::host::DomainRun;
+use super::reading::Reading;
 use super::spec::{DomainSpec, DomainUuid};
+use super::survey;
 use super::volumes::Place;
-use super::{agent, survey, tag};
 
 /// Finds a domain; `None`: it is surely not there.
 pub(super) fn find(connection: &Connect, uuid: DomainUuid) -> Result<Option<Domain>, Failure> {
@@ -21,15 +23,17 @@ pub(super) fn find(connection: &Connect, uuid: DomainUuid) -> Result<Option<Doma
     }
 }
 
-/// Defines a domain that is off or not there. One that runs is left alone, and that is well if it has the same tag.
+/// Defines a domain, under its name if it lost that. One that runs goes on as it is; it has to have the same tag.
 pub(super) fn define(connection: &Connect, place: &Place, spec: &DomainSpec) -> Result<(), Failure> {
-    if let Some(domain) = find(connection, spec.uuid)?
-        && domain.is_active()?
-    {
-        let tag = tag::read(&domain, &domain_xml::name(spec.uuid))?;
-        let same = tag.is_some_and(|(role, tag)| role == spec.role && tag == spec.tag);
-        let message = "it runs, and was made from something else";
-        return if same { Ok(()) } else { Err(Failure::InUse(message.to_owned())) };
+    if let Some(domain) = find(connection, spec.uuid)? {
+        if domain.is_active()? {
+            if Reading::of(&domain)?.tag != Some((spec.role, spec.tag.clone())) {
+                return Err(Failure::InUse("it runs, and was made from something else".to_owned()));
+            }
+        } else if domain.name()? != domain_xml::name(spec.uuid) {
+            // libvirt takes no definition that gives a UUID that it knows another name.
+            domain.rename(&domain_xml::name(spec.uuid), 0)?;
+        }
     }
     let mut paths = Paths::new();
     for name in domain_xml::volumes(spec) {

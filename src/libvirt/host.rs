@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::config::{ConfigError, HostConfig};
-use super::spec::{DomainSpec, DomainUuid, OwnershipTag, VolumeSpec};
+use super::form::Forms;
+use super::spec::{DomainSpec, DomainUuid, Nic, OwnershipTag, VolumeSpec};
 use crate::api::{Bytes, DiskFormat};
 use crate::network::RuleSet;
 
@@ -148,10 +149,14 @@ pub struct SurveyedDomain {
     pub tag: Option<OwnershipTag>,
     /// The `Hypervisor` whose isolation it tests.
     pub canary: Option<OwnershipTag>,
+    /// A tag of ours that names another domain: somebody copied it.
+    pub copied_tag: Option<OwnershipTag>,
     /// Memory it was given.
     pub memory: Bytes,
     /// Virtual CPUs it was given.
     pub cpus: i32,
+    /// What it consists of; absent: not looked at. A survey may tell of a change up to half a minute late.
+    pub forms: Option<Arc<Forms>>,
 }
 
 /// Whether a domain runs.
@@ -258,8 +263,11 @@ pub trait Host: Send + Sync + 'static {
     /// Removes a volume.
     async fn delete_volume(&self, name: &str) -> Result<()>;
 
-    /// Defines a domain, or redefines it while it is off.
+    /// Defines a domain under its name. One that runs goes on as it is, and has to have the same tag.
     async fn define(&self, domain: &DomainSpec) -> Result<()>;
+
+    /// Puts the cards of a domain that runs back to what they should be, and cuts off cards that it shouldn't have.
+    async fn mend_nics(&self, uuid: DomainUuid, nics: &[Nic]) -> Result<()>;
 
     /// Starts a domain that is off.
     async fn start(&self, uuid: DomainUuid) -> Result<()>;

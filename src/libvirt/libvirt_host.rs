@@ -17,10 +17,10 @@ use super::credentials::Door;
 use super::error::Failure;
 use super::host::{Connect, GuestCommand, GuestOutput, Host, HostError, Progress, Result, Survey, SurveyedDomain};
 use super::link::{Link, Session};
-use super::spec::{DomainSpec, DomainUuid, VolumeSpec};
+use super::spec::{DomainSpec, DomainUuid, Nic, VolumeSpec};
 use super::survey::{self, Known};
 use super::volumes::{self, Place};
-use super::{agent, domains, filters, upload};
+use super::{agent, domains, filters, nics, upload};
 use crate::api::DiskFormat;
 use crate::network::RuleSet;
 
@@ -206,10 +206,20 @@ impl Host for LibvirtHost {
     async fn define(&self, domain: &DomainSpec) -> Result<()> {
         let (place, known, domain) = (self.place.clone(), self.known.clone(), domain.clone());
         self.write("define", move |session| {
-            known.tags.forget(domain.uuid);
+            known.readings.forget(domain.uuid);
             let defined = domains::define(session.connection(), &place, &domain);
-            known.tags.forget(domain.uuid);
+            known.readings.forget(domain.uuid);
             defined
+        })
+        .await
+    }
+
+    async fn mend_nics(&self, uuid: DomainUuid, nics: &[Nic]) -> Result<()> {
+        let (known, nics) = (self.known.clone(), nics.to_owned());
+        self.write("mend_nics", move |session| {
+            let mended = nics::mend(session.connection(), uuid, &nics);
+            known.readings.forget(uuid);
+            mended
         })
         .await
     }
@@ -241,7 +251,7 @@ impl Host for LibvirtHost {
         let known = self.known.clone();
         self.write("undefine", move |session| {
             let undefined = domains::undefine(session.connection(), uuid);
-            known.tags.forget(uuid);
+            known.readings.forget(uuid);
             undefined
         })
         .await

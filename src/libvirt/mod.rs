@@ -8,9 +8,12 @@ mod domain_xml;
 mod domains;
 mod error;
 mod filters;
+mod form;
 mod host;
 mod libvirt_host;
 mod link;
+mod nics;
+mod reading;
 mod spec;
 mod stats;
 mod survey;
@@ -21,6 +24,8 @@ mod volumes;
 
 pub use crate::network::RuleSet;
 pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved};
+pub use domain_xml::name as domain_name;
+pub use form::{DomainForm, Forms, NicForm};
 pub use host::{
     Connect, DomainRun, GuestCommand, GuestOutput, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason,
     Survey, SurveyedDomain,

@@ -84,6 +84,16 @@ pub enum VolumeSpec {
     },
 }
 
+impl VolumeSpec {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Overlay { name, .. } | Self::Blank { name, .. } => name,
+        }
+    }
+}
+
 /// The root disk of a domain.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RootDisk {

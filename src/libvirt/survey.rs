@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
-use quick_xml::Reader;
-use quick_xml::events::Event;
 use uuid::Uuid;
 use virt::connect::Connect;
 use virt::domain::Domain;
@@ -15,13 +13,14 @@ use super::domains;
 use super::error::Failure;
 use super::host::{DomainRun, HostFacts, PoolSpace, Survey, SurveyedDomain};
 use super::link::Session;
-use super::spec::{DomainRole, DomainUuid, OwnershipTag};
+use super::reading::{Reading, Readings};
+use super::spec::{DomainRole, DomainUuid};
 use super::stats::{self, DomainStats};
-use super::tag::{self, Tag, TagCache};
 use super::volumes::{self, Place};
 use crate::api::Bytes;
 use crate::network::filters::FILTER_PREFIX;
 use crate::text::printable;
+use crate::xml::Element;
 
 /// The longest text that is taken from a host's description of itself, in bytes.
 const LONGEST_TEXT: usize = 100;
@@ -31,8 +30,8 @@ const LONGEST_NAME: usize = 255;
 /// What was read before and is still good.
 #[derive(Debug, Default)]
 pub(super) struct Known {
-    /// Tags of domains.
-    pub(super) tags: TagCache,
+    /// What the documents of domains tell.
+    pub(super) readings: Readings,
     /// What the host is, and the connection over which it was read: on another one it may be another machine.
     facts: Mutex<Option<(u64, HostFacts)>>,
 }
@@ -41,7 +40,7 @@ pub(super) struct Known {
 pub(super) fn read(session: &Session, place: &Place, known: &Known) -> Result<Survey, Failure> {
     let connection = session.connection();
     let facts = known_facts(session, known)?;
-    let domains = domains(connection, &known.tags)?;
+    let domains = domains(connection, &known.readings)?;
     let pool = place.open(connection)?;
     if place.shared {
         volumes::refresh(&pool)?;
@@ -60,8 +59,7 @@ pub(super) fn domain(connection: &Connect, uuid: DomainUuid) -> Result<Option<Su
         let name = printable(&domain.name()?, LONGEST_NAME);
         let (cpus, memory) = size(&domain)?;
         let run = state(&domain)?;
-        let (tag, canary) = by_role(tag::read(&domain, &name)?);
-        Ok(SurveyedDomain { name, run, tag, canary, memory, cpus })
+        Ok(surveyed(uuid, name, run, (cpus, memory), Reading::of(&domain)?))
     };
     match read() {
         Err(failure) if failure.is(ErrorNumber::NoDomain) => Ok(None),
@@ -69,47 +67,58 @@ pub(super) fn domain(connection: &Connect, uuid: DomainUuid) -> Result<Option<Su
     }
 }
 
-fn domains(connection: &Connect, cache: &TagCache) -> Result<BTreeMap<DomainUuid, SurveyedDomain>, Failure> {
-    let remembered = cache.remembered();
-    let mut tags = HashMap::new();
+fn domains(connection: &Connect, readings: &Readings) -> Result<BTreeMap<DomainUuid, SurveyedDomain>, Failure> {
+    let remembered = readings.remembered();
+    let mut read = HashMap::new();
     let mut domains = BTreeMap::new();
     for record in stats::read_all(connection)? {
         let uuid = DomainUuid(record.uuid);
-        let tag = match remembered.get(uuid) {
-            Some(tag) => tag.clone(),
-            None => match domains::find(connection, uuid)? {
-                Some(domain) => tag::read(&domain, &record.name)?,
+        let DomainStats { name, state: Some((state, reason)), cpus: Some(cpus), memory: Some(memory), .. } = record
+        else {
+            // libvirt left something out: the domain is asked itself.
+            domains.extend(domain(connection, uuid)?.map(|domain| (uuid, domain)));
+            continue;
+        };
+        let name = printable(&name, LONGEST_NAME);
+        let run = stats::run(state, reason);
+        let reading = match remembered.get(uuid, !matches!(run, DomainRun::Off(_))) {
+            Some(reading) => reading.clone(),
+            None => match reading(connection, uuid)? {
+                Some(reading) => reading,
                 None => continue,
             },
         };
-        let Some(domain) = surveyed(connection, record, tag.clone())? else { continue };
-        tags.insert(uuid, tag);
-        domains.insert(uuid, domain);
+        read.insert(uuid, reading.clone());
+        domains.insert(uuid, surveyed(uuid, name, run, (cpus, memory), reading));
     }
-    cache.keep(&remembered, tags);
+    readings.keep(&remembered, read);
     Ok(domains)
 }
 
-/// What a record tells, completed by asking where libvirt left something out; `None`: the domain is gone.
-fn surveyed(connection: &Connect, record: DomainStats, tag: Option<Tag>) -> Result<Option<SurveyedDomain>, Failure> {
-    let DomainStats { uuid, name, state, cpus, memory } = record;
-    let name = printable(&name, LONGEST_NAME);
-    match (state, cpus, memory) {
-        (Some((state, reason)), Some(cpus), Some(memory)) => {
-            let (tag, canary) = by_role(tag);
-            Ok(Some(SurveyedDomain { name, run: stats::run(state, reason), tag, canary, memory, cpus }))
-        }
-        _ => domain(connection, DomainUuid(uuid)),
+fn reading(connection: &Connect, uuid: DomainUuid) -> Result<Option<Reading>, Failure> {
+    let Some(domain) = domains::find(connection, uuid)? else { return Ok(None) };
+    match Reading::of(&domain) {
+        Err(failure) if failure.is(ErrorNumber::NoDomain) => Ok(None),
+        read => read.map(Some),
     }
 }
 
-/// The tag of a machine and that of a canary, of which a domain has one or none.
-fn by_role(tag: Option<Tag>) -> (Option<OwnershipTag>, Option<OwnershipTag>) {
-    match tag {
-        Some((DomainRole::Machine, tag)) => (Some(tag), None),
-        Some((DomainRole::Canary, tag)) => (None, Some(tag)),
-        None => (None, None),
-    }
+/// A machine's tag belongs to the domain whose UUID is its uid; in another domain it is a copy.
+fn surveyed(
+    uuid: DomainUuid,
+    name: String,
+    run: DomainRun,
+    (cpus, memory): (i32, Bytes),
+    reading: Reading,
+) -> SurveyedDomain {
+    let Reading { tag, forms } = reading;
+    let (tag, canary, copied_tag) = match tag {
+        Some((DomainRole::Machine, tag)) if tag.uid == uuid.0 => (Some(tag), None, None),
+        Some((DomainRole::Machine, copy)) => (None, None, Some(copy)),
+        Some((DomainRole::Canary, tag)) => (None, Some(tag), None),
+        None => (None, None, None),
+    };
+    SurveyedDomain { name, run, tag, canary, copied_tag, memory, cpus, forms: Some(forms) }
 }
 
 /// Whether a domain runs.
@@ -171,13 +180,16 @@ fn known_facts(session: &Session, known: &Known) -> Result<HostFacts, Failure> {
 fn facts(connection: &Connect) -> Result<HostFacts, Failure> {
     let node = connection.node_info()?;
     let capabilities = connection.capabilities()?;
-    let cpu_model = text_at(&capabilities, &["capabilities", "host", "cpu", "model"])
-        .unwrap_or_else(|| printable(&node.model, LONGEST_TEXT));
+    let capabilities = Element::parse(&capabilities);
+    let text = |path| {
+        let element = capabilities.as_ref()?.find(path);
+        element.map(|element| printable(element.content().trim(), LONGEST_TEXT))
+    };
     Ok(HostFacts {
-        uuid: text_at(&capabilities, &["capabilities", "host", "uuid"]).and_then(|uuid| uuid.parse::<Uuid>().ok()),
+        uuid: text("host/uuid").and_then(|uuid| uuid.parse::<Uuid>().ok()),
         libvirt_version: version(connection.lib_version()?),
         qemu_version: version(connection.hyp_version()?),
-        cpu_model,
+        cpu_model: text("host/cpu/model").unwrap_or(node.model),
         cpus: i32::try_from(node.cpus).unwrap_or(i32::MAX),
         memory: stats::kibibytes(node.memory),
     })
@@ -188,36 +200,10 @@ fn version(number: u32) -> String {
     format!("{}.{}.{}", number / 1_000_000, number / 1_000 % 1_000, number % 1_000)
 }
 
-/// The text of the first element at this path of a document, made fit for an object.
-pub(super) fn text_at(xml: &str, path: &[&str]) -> Option<String> {
-    let mut reader = Reader::from_str(xml);
-    // How deep the reader is, and how many of the elements around it are those of the path.
-    let (mut depth, mut matched) = (0, 0);
-    loop {
-        match reader.read_event().ok()? {
-            Event::Start(start) => {
-                if matched == depth && path.get(depth) == Some(&start.name().as_ref()) {
-                    matched += 1;
-                }
-                depth += 1;
-            }
-            Event::End(_) => {
-                depth = depth.saturating_sub(1);
-                matched = matched.min(depth);
-            }
-            Event::Text(text) if depth == path.len() && matched == depth => {
-                return Some(printable(text.xml10_content().trim(), LONGEST_TEXT));
-            }
-            Event::Eof => return None,
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::spec::OwnershipTag;
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn a_marked_volume_is_incomplete_and_the_mark_is_no_volume() {
@@ -228,21 +214,27 @@ mod tests {
     }
 
     #[test]
-    fn capabilities_are_read_by_path() {
-        let xml = "<capabilities><host><uuid> u </uuid><cpu><arch>x</arch><model>m</model></cpu></host></capabilities>";
-        assert_eq!(text_at(xml, &["capabilities", "host", "uuid"]).as_deref(), Some("u"));
-        assert_eq!(text_at(xml, &["capabilities", "host", "cpu", "model"]).as_deref(), Some("m"));
-        assert_eq!(text_at(xml, &["capabilities", "cpu"]), None);
-        let elsewhere = "<a><x><b>1</b></x><b>2</b></a>";
-        assert_eq!(text_at(elsewhere, &["a", "b"]).as_deref(), Some("2"));
+    fn a_version_is_told_apart_from_its_number() {
         assert_eq!(version(9_000_000), "9.0.0");
         assert_eq!(version(7_002_022), "7.2.22");
     }
 
-    proptest! {
-        #[test]
-        fn reading_never_panics(xml in "\\PC{0,80}") {
-            let _ = text_at(&xml, &["a", "b"]);
-        }
+    #[test]
+    fn a_tag_that_names_another_domain_is_a_copy() {
+        let (own, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let tag = OwnershipTag {
+            cluster: "c".into(),
+            namespace: "n".into(),
+            name: "m".into(),
+            uid: own,
+            epoch: 1,
+            spec_hash: String::new(),
+        };
+        let at = |uuid| {
+            let reading = Reading { tag: Some((DomainRole::Machine, tag.clone())), ..Reading::default() };
+            surveyed(DomainUuid(uuid), String::new(), DomainRun::Running, (1, Bytes::ZERO), reading)
+        };
+        assert_eq!((at(own).tag, at(own).copied_tag), (Some(tag.clone()), None));
+        assert_eq!((at(other).tag, at(other).copied_tag), (None, Some(tag.clone())));
     }
 }

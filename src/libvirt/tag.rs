@@ -1,18 +1,8 @@
 //! The ownership tag: an element of ours in the metadata of a domain.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use quick_xml::events::{BytesStart, Event};
-use quick_xml::{Reader, XmlVersion};
 use uuid::Uuid;
-use virt::domain::Domain;
-use virt::error::ErrorNumber;
-use virt::sys;
 
-use super::error::Failure;
-use super::spec::{DomainRole, DomainUuid, OwnershipTag};
+use super::spec::{DomainRole, OwnershipTag};
 use crate::xml::Element;
 
 /// XML namespace of the tag.
@@ -22,8 +12,6 @@ pub(super) const DOMAIN_PREFIX: &str = "casc-";
 
 /// A longer element is none that we wrote, in bytes: four texts, each an object's name at most.
 const LONGEST: usize = 4096;
-/// How long tags are believed without reading them again: somebody else may have changed them.
-const BELIEVED_FOR: Duration = Duration::from_mins(1);
 
 /// The element that the tag of a domain is: another one for each role, so that none is taken for another's.
 const fn element_name(role: DomainRole) -> &'static str {
@@ -48,106 +36,28 @@ pub(super) fn element(role: DomainRole, tag: &OwnershipTag) -> Element {
 /// What a domain is for, and whose it is.
 pub(super) type Tag = (DomainRole, OwnershipTag);
 
-/// Reads a tag. libvirt gives the element back without its prefix. `None`: this is no tag.
-pub(super) fn parse(xml: &str) -> Option<Tag> {
-    if xml.len() > LONGEST {
+/// The tag in a domain's document, under whatever prefix. `None`: there is none.
+pub(super) fn of_document(domain: &Element) -> Option<Tag> {
+    domain.find("metadata")?.inside().find_map(parse)
+}
+
+fn parse(element: &Element) -> Option<Tag> {
+    let is_of = |role: &DomainRole| element_name(*role).strip_prefix("casc:") == Some(element.local_name());
+    let role = [DomainRole::Machine, DomainRole::Canary].into_iter().find(is_of)?;
+    let is_ours = element.namespaces().any(|namespace| namespace == NAMESPACE);
+    let get = |name: &str| element.get(name).map(str::to_owned);
+    if !is_ours || element.attributes_len() > LONGEST {
         return None;
     }
-    let mut reader = Reader::from_str(xml);
-    loop {
-        match reader.read_event().ok()? {
-            Event::Start(start) | Event::Empty(start) => return Some((role(&start)?, of_element(&start)?)),
-            Event::Eof => return None,
-            _ => {}
-        }
-    }
-}
-
-fn role(element: &BytesStart<'_>) -> Option<DomainRole> {
-    let name = element.local_name();
-    [DomainRole::Machine, DomainRole::Canary]
-        .into_iter()
-        .find(|role| element_name(*role).strip_prefix("casc:") == Some(name.as_ref()))
-}
-
-fn of_element(element: &BytesStart<'_>) -> Option<OwnershipTag> {
-    let get = |name: &str| {
-        let attribute = element.try_get_attribute(name).ok().flatten()?;
-        attribute.normalized_value(XmlVersion::Implicit1_0).ok().map(std::borrow::Cow::into_owned)
-    };
-    Some(OwnershipTag {
+    let tag = OwnershipTag {
         cluster: get("cluster")?,
         namespace: get("namespace")?,
         name: get("name")?,
         uid: get("uid")?.parse::<Uuid>().ok()?,
         epoch: get("epoch")?.parse().ok()?,
         spec_hash: get("specHash")?,
-    })
-}
-
-/// Reads the tag of a domain.
-pub(super) fn read(domain: &Domain, name: &str) -> Result<Option<Tag>, Failure> {
-    if !name.starts_with(DOMAIN_PREFIX) {
-        return Ok(None);
-    }
-    let kind = i32::try_from(sys::VIR_DOMAIN_METADATA_ELEMENT).unwrap_or_default();
-    match domain.metadata(kind, Some(NAMESPACE), 0).map_err(Failure::from) {
-        Ok(xml) => Ok(parse(&xml)),
-        Err(failure) if failure.is_any(&[ErrorNumber::NoDomainMetadata, ErrorNumber::NoDomain]) => Ok(None),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// The tags that were read before, so that a survey needs no call per domain.
-#[derive(Debug, Default)]
-pub(super) struct TagCache(Mutex<Tags>);
-
-#[derive(Debug, Default)]
-struct Tags {
-    known: HashMap<DomainUuid, Option<Tag>>,
-    since: Option<Instant>,
-    changes: u64,
-}
-
-/// The cache as it was when a survey began; put back what was read only if no tag was changed meanwhile.
-#[derive(Debug)]
-pub(super) struct Remembered {
-    known: HashMap<DomainUuid, Option<Tag>>,
-    changes: u64,
-}
-
-impl Remembered {
-    /// What was read of a domain, if it was: its tag, or that it has none.
-    pub(super) fn get(&self, uuid: DomainUuid) -> Option<&Option<Tag>> {
-        self.known.get(&uuid)
-    }
-}
-
-impl TagCache {
-    /// What may still be believed.
-    pub(super) fn remembered(&self) -> Remembered {
-        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tags.since.is_none_or(|since| since.elapsed() >= BELIEVED_FOR) {
-            tags.known.clear();
-            tags.since = Some(Instant::now());
-        }
-        Remembered { known: tags.known.clone(), changes: tags.changes }
-    }
-
-    /// Keeps what a survey read.
-    pub(super) fn keep(&self, before: &Remembered, known: HashMap<DomainUuid, Option<Tag>>) {
-        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if tags.changes == before.changes {
-            tags.known = known;
-        }
-    }
-
-    /// Forgets a domain whose definition changes. To be called before and after the change.
-    pub(super) fn forget(&self, uuid: DomainUuid) {
-        let mut tags = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tags.known.remove(&uuid);
-        tags.changes += 1;
-    }
+    };
+    Some((role, tag))
 }
 
 #[cfg(test)]
@@ -167,28 +77,32 @@ pub(super) mod tests {
         }
     }
 
+    fn read(tag: &str) -> Option<Tag> {
+        of_document(&Element::parse(&["<domain><metadata>", tag, "</metadata></domain>"].concat())?)
+    }
+
     proptest! {
         #[test]
         fn a_tag_is_read_back_as_it_was_written(tag in any_tag()) {
             for role in [DomainRole::Machine, DomainRole::Canary] {
                 let xml = element(role, &tag).to_xml().unwrap();
-                prop_assert_eq!(parse(&xml), Some((role, tag.clone())));
-                prop_assert_eq!(parse(&xml.replacen("<casc:", "<", 1)), Some((role, tag.clone())));
+                prop_assert_eq!(read(&xml), Some((role, tag.clone())));
+                let other = xml.replace("casc:", "other:").replace("xmlns:casc", "xmlns:other");
+                prop_assert_eq!(read(&other), Some((role, tag.clone())));
             }
         }
 
         #[test]
         fn reading_never_panics(xml in "\\PC{0,80}", inside in "\\PC{0,80}") {
-            let _ = parse(&xml);
-            let _ = parse(&["<machine ", &inside, "/>"].concat());
-            let _ = parse(&["<machine cluster='", &inside, "' uid='", &xml, "'/>"].concat());
+            let _ = read(&xml);
+            let _ = read(&["<casc:machine xmlns:casc='", NAMESPACE, "' ", &inside, "/>"].concat());
         }
     }
 
     #[test]
-    fn what_lacks_a_field_is_no_tag() {
+    fn what_lacks_a_field_or_is_another_programs_is_no_tag() {
         for xml in ["", "<machine/>", "<other cluster='a'/>", "<a><machine/></a>", "<machine uid='x' epoch='1'/>"] {
-            assert_eq!(parse(xml), None, "{xml}");
+            assert_eq!(read(xml), None, "{xml}");
         }
     }
 
@@ -202,21 +116,16 @@ pub(super) mod tests {
             epoch: 1,
             spec_hash: String::new(),
         };
-        let read = |cluster| parse(&element(DomainRole::Machine, &tag(cluster)).to_xml().unwrap());
+        let read = |cluster| parse(&element(DomainRole::Machine, &tag(cluster)));
         assert!(read("c".repeat(1000)).is_some());
         assert!(read("c".repeat(4 << 20)).is_none());
     }
 
     #[test]
-    fn a_survey_that_overlaps_a_definition_keeps_nothing() {
-        let cache = TagCache::default();
-        let uuid = DomainUuid(Uuid::from_u128(1));
-        let before = cache.remembered();
-        cache.forget(uuid);
-        cache.keep(&before, HashMap::from([(uuid, None)]));
-        assert_eq!(cache.remembered().get(uuid), None);
-        let before = cache.remembered();
-        cache.keep(&before, HashMap::from([(uuid, None)]));
-        assert_eq!(cache.remembered().get(uuid), Some(&None));
+    fn a_tag_of_another_program_is_no_tag() {
+        let tag = "<x:machine xmlns:x='https://example.org' cluster='a' namespace='b' name='c' \
+                   uid='00000000-0000-0000-0000-000000000001' epoch='1' specHash='d'/>";
+        assert_eq!(read(tag), None);
+        assert!(read(&tag.replace("https://example.org", NAMESPACE)).is_some());
     }
 }

@@ -68,9 +68,7 @@ pub(super) fn refresh(pool: &StoragePool) -> Result<(), Failure> {
 
 /// Makes an empty volume or an overlay, unless it is there.
 pub(super) fn create(connection: &Connect, place: &Place, spec: &VolumeSpec) -> Result<(), Failure> {
-    let name = match spec {
-        VolumeSpec::Overlay { name, .. } | VolumeSpec::Blank { name, .. } => name,
-    };
+    let name = spec.name();
     let (pool, volume) = place.find(connection, name)?;
     if volume.is_some() {
         return Ok(());

@@ -227,12 +227,22 @@ impl RuleSet {
     /// never changes the ports of running guests behind their back.
     #[must_use]
     pub fn filter_name(self) -> String {
-        let kind = match self {
+        let hash = self.digest().iter().take(6).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
+        format!("{FILTER_PREFIX}{}-{hash:012x}", self.kind())
+    }
+
+    /// Whether a filter of this name is, or was, this set in some version.
+    #[must_use]
+    pub fn is_version(self, name: &str) -> bool {
+        let rest = name.strip_prefix(FILTER_PREFIX).and_then(|rest| rest.strip_prefix(self.kind()));
+        rest.is_some_and(|rest| rest.starts_with('-'))
+    }
+
+    const fn kind(self) -> &'static str {
+        match self {
             Self::Machine => "machine",
             Self::Router => "router",
-        };
-        let hash = self.digest().iter().take(6).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
-        format!("{FILTER_PREFIX}{kind}-{hash:012x}")
+        }
     }
 
     /// The filter as libvirt takes it. Its UUID follows from its rules: defining it twice changes nothing.

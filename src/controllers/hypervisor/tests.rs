@@ -50,6 +50,7 @@ fn hypervisor() -> Hypervisor {
             overcommit: Overcommit::default(),
             migration_address: None,
             maintenance: Maintenance::None,
+            drift_policy: Default::default(),
         },
     );
     hypervisor.status = Some(crate::api::HypervisorStatus { phase: HypervisorPhase::Ready, ..Default::default() });
@@ -57,13 +58,19 @@ fn hypervisor() -> Hypervisor {
 }
 
 fn answering(survey: Survey) -> HostView {
-    HostView { survey: Observed::Present(Arc::new(survey)), last_contact: Some(at(100)), error: None }
+    HostView {
+        survey: Observed::Present(Arc::new(survey)),
+        last_contact: Some(at(100)),
+        surveyed: Some(at(100)),
+        error: None,
+    }
 }
 
 fn silent(last_contact: Option<i64>) -> HostView {
     HostView {
         survey: Observed::Unknown { why: "no route".into(), since: at(101) },
         last_contact: last_contact.map(at),
+        surveyed: last_contact.map(at),
         error: Some(HostError::Unreachable { operation: "survey", message: "no route".into() }),
     }
 }
@@ -338,8 +345,10 @@ fn domain(epoch: i64) -> Survey {
         run: off,
         tag: Some(tag(epoch)),
         canary: None,
+        copied_tag: None,
         memory: Bytes::mebi(256),
         cpus: 1,
+        forms: None,
     };
     survey.domains.insert(DomainUuid(UID.parse().unwrap()), domain);
     survey.volumes.insert(format!("{UID}-data.qcow2"));

@@ -2,6 +2,7 @@
 //! chose for it.
 
 mod act;
+mod drift;
 mod host;
 mod observe;
 mod plan;
@@ -26,9 +27,9 @@ use super::error::Error;
 use super::fleet::Change;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
-use crate::api::{FINALIZER, Phase, VirtualMachine};
+use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualMachine};
 use crate::controllers::observed::Observed;
-use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain};
+use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain, domain_name};
 use observe::{Observation, observe};
 use plan::{LEFT_BEHIND, plan};
 use recipe::Recipe;
@@ -36,6 +37,9 @@ use situation::{Failure, Plan, Standing, Step, View, Want};
 
 /// A wait shorter than this isn't worth a write: mostly the next step comes first.
 const HASTY: Duration = Duration::from_secs(2);
+
+/// What was put right is looked at again after this time; so is what couldn't be.
+const REPAIRED: Duration = Duration::from_secs(5);
 
 /// A machine whose host is quiet for the moment is looked at again after this time, or when the host answers.
 const QUIET: Duration = Duration::from_secs(1);
@@ -107,7 +111,8 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     }
     let now = context.clock.now();
     let mut seen = observe(&context, &machine).await?;
-    let mut plan = plan(&want(&context, &machine), &seen.view, now);
+    let want = want(&context, &machine);
+    let mut plan = plan(&want, &seen.view, now);
     if plan.release {
         if plan.standing.reason == LEFT_BEHIND {
             context.events.warning(machine.object_ref(&()), LEFT_BEHIND, "Delete", plan.standing.message.clone()).await;
@@ -119,13 +124,15 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     if !plan.steps.is_empty() {
         passed = carry_out(&context, &mut seen, &machine, &mut plan).await?;
     }
+    put_right(&seen, &machine, &mut plan).await?;
     let now = context.clock.now();
     if plan.standing.phase == Phase::Pending && is_hasty(&machine, now) {
         return Ok(Action::requeue(HASTY));
     }
-    let after = status::status(&machine, &seen.view, &plan, &passed, now);
+    let after = status::status(&machine, &seen.view, &plan, want.drift, &passed, now);
     apply_status(&context, cache, &api, &machine, &status::SHARE, &after).await?;
     tell(&context, &machine, &after, &plan.standing).await;
+    tell_drift(&context, &machine, &plan, want.drift).await;
     Ok(Action::requeue(plan.again))
 }
 
@@ -143,7 +150,7 @@ async fn carry_out(
     if resumes {
         host.note_resumed(DomainUuid(uid), begun);
     }
-    match act::act(host, DomainUuid(uid), &seen.view.recipe, &plan.steps).await {
+    match act::act(host, DomainUuid(uid), &seen.view, &plan.steps).await {
         Ok(()) if starts => {
             // What the next look would find is told now, and needs no write of its own then.
             seen.view.domain = started(&seen.view);
@@ -169,16 +176,31 @@ async fn carry_out(
     }
 }
 
+/// Puts right what somebody changed by hand. A host that refuses that is told of; whatever else there is goes on.
+async fn put_right(seen: &Observation, machine: &VirtualMachine, plan: &mut Plan) -> Result<(), Error> {
+    let (Some(host), Ok(uid)) = (seen.host.as_ref().filter(|_| !plan.repairs.is_empty()), recipe::uid(machine)) else {
+        return Ok(());
+    };
+    match act::act(host, DomainUuid(uid), &seen.view, &plan.repairs).await {
+        Err(error) if error.is_silence() => return Err(Error::Host { host: host.name.clone(), source: error }),
+        outcome => plan.repair_failure = outcome.err().map(|error| error.to_string()),
+    }
+    plan.again = plan.again.min(REPAIRED);
+    Ok(())
+}
+
 /// The domain as it is right after its start.
 fn started(view: &View) -> Observed<SurveyedDomain> {
     let Ok(Recipe { domain, .. }) = &view.recipe else { return view.domain.clone() };
     Observed::Present(SurveyedDomain {
-        name: domain.uuid.to_string(),
+        name: domain_name(domain.uuid),
         run: DomainRun::Running,
         tag: Some(domain.tag.clone()),
         canary: None,
+        copied_tag: None,
         memory: domain.memory,
         cpus: domain.cpus,
+        forms: None,
     })
 }
 
@@ -216,12 +238,14 @@ async fn newest_for_removal(
 
 fn want(context: &Context, machine: &VirtualMachine) -> Want {
     let timings = &context.site().timings;
+    let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref()).unwrap_or_default();
     Want {
         deleted: machine.metadata.deletion_timestamp.is_some(),
         run: machine.spec.run_strategy,
         readiness: machine.spec.readiness,
         boot_deadline: timings.boot_deadline.into(),
         shutdown_grace: timings.shutdown_grace.into(),
+        drift: context.caches.hypervisors.get("", host).map(|host| host.spec.drift_policy).unwrap_or_default(),
     }
 }
 
@@ -252,5 +276,14 @@ async fn tell(
         } else {
             context.events.normal(about, chapter.reason, "Reconcile", chapter.note).await;
         }
+    }
+}
+
+/// Whatever was changed by hand is worth an event, once.
+async fn tell_drift(context: &Context, machine: &VirtualMachine, plan: &Plan, policy: DriftPolicy) {
+    for (drift, repaired) in status::new_drifts(machine, plan, policy) {
+        context.metrics.drift(drift.kind.reason(), if repaired { "Repaired" } else { "Reported" });
+        let note = format!("{}: {}", drift.what, drift.kind.advice(policy));
+        context.events.warning(machine.object_ref(&()), drift.kind.reason(), "Compare", note).await;
     }
 }

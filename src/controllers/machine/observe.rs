@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
 
 use super::host::host_standing;
+use super::plan::UNDEFINED;
 use super::recipe::{self, Ingredients, Recipe, Refusal};
 use super::situation::{Failure, History, Placement, View};
 use crate::api::{
@@ -49,6 +50,9 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         }
         _ => None,
     };
+    let hypervisor = context.caches.hypervisors.get("", status.hypervisor.as_deref().unwrap_or_default());
+    let farm = context.caches.farms.get(&machine.namespace().unwrap_or_default(), &machine.spec.farm);
+    let disks_home = hypervisor.as_deref().map(recipe::disks_home);
     let view = View {
         volume_prefix: uuid.as_ref().map_or_else(|_| "none-".to_owned(), |uuid| recipe::volume_prefix(uuid.0)),
         placement: placement(&status),
@@ -66,6 +70,10 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
             true => &survey.volumes | &survey.incomplete_volumes,
             false => survey.volumes.clone(),
         }),
+        volumes_are_fresh: is_fresh(host.as_deref(), &status),
+        disks_made: disks_home.is_some() && status.disks_on == disks_home,
+        disks_home,
+        nic: farm.zip(hypervisor).and_then(|(farm, host)| recipe::nic(machine, &farm, &host).ok()),
         recipe: if deleted {
             Err(Refusal::new("Deleting", "it is being deleted"))
         } else {
@@ -99,6 +107,14 @@ async fn look_at_host(
         Ok(survey) => Observed::Present(Arc::new(survey)),
         Err(error) => Observed::Unknown { why: error.to_string(), since: now() },
     }
+}
+
+/// Whether the host's last survey began after everything that the last start made.
+fn is_fresh(host: Option<&FleetHost>, status: &VirtualMachineStatus) -> bool {
+    let boots = status.phase_transitions.iter().filter(|transition| transition.phase == Phase::Booting);
+    let last_boot = boots.map(|transition| transition.time).max();
+    let surveyed = host.and_then(|host| host.view().surveyed);
+    surveyed.is_some_and(|surveyed| last_boot.is_none_or(|boot| surveyed > boot))
 }
 
 async fn look_at_domain(
@@ -165,6 +181,8 @@ pub fn history(status: &VirtualMachineStatus) -> History {
     if phase != Phase::Stopping {
         history.stop_asked = None;
     }
+    history.vanished =
+        conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.reason == UNDEFINED);
     history.failure = status.start_failure.as_ref().map(|failure| Failure {
         count: failure.count,
         retry_after: failure.retry_after.0,

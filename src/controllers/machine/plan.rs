@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::drift;
 use super::recipe::{Recipe, Refusal};
-use super::situation::{Failure, Placement, Plan, Step, View, Want};
-use crate::api::{Phase, Readiness, RunStrategy};
+use super::situation::{DriftKind, Failure, Placement, Plan, Step, View, Want};
+use crate::api::{DriftPolicy, Phase, Readiness, RunStrategy};
 use crate::controllers::observed::Observed;
-use crate::libvirt::{DomainRun, StopReason, SurveyedDomain, VolumeSpec};
+use crate::libvirt::{DomainRun, StopReason, SurveyedDomain};
 
 /// A machine that ran at least this long did not fail to start.
 const RAN_WELL: Duration = Duration::from_secs(60);
@@ -35,6 +36,9 @@ const RESUMED: Duration = Duration::from_secs(1);
 /// A guest that shuts down is looked at this often.
 const STOP_POLL: Duration = Duration::from_secs(1);
 
+/// Reason of a machine whose domain vanished, where that is only reported.
+pub const UNDEFINED: &str = DriftKind::Undefined.reason();
+
 /// Seconds after which it is asked again.
 const ASK_AGAIN: u64 = 10;
 
@@ -46,6 +50,10 @@ pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
     if want.deleted {
         return tear_down(seen);
     }
+    drift::correct(decide(want, seen, now), want, seen)
+}
+
+fn decide(want: &Want, seen: &View, now: Timestamp) -> Plan {
     match (&seen.placement, &seen.domain) {
         (Placement::Nowhere, _) => wait_for_placement(seen),
         (_, Observed::Unknown { why, .. }) => {
@@ -65,7 +73,7 @@ pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
         (Placement::Resting, _) => rest(want, seen),
         (Placement::Admitted, Observed::Absent) => {
             if seen.wishes {
-                make(seen, now)
+                absent(want, seen, now)
             } else {
                 rest(want, seen)
             }
@@ -108,6 +116,18 @@ fn rest(want: &Want, seen: &View) -> Plan {
     Plan::because(phase, &refusal)
 }
 
+/// Its domain isn't there: it was never made here, or somebody removed it.
+fn absent(want: &Want, seen: &View, now: Timestamp) -> Plan {
+    if seen.history.started.is_none() && !seen.history.vanished {
+        return make(seen, now);
+    }
+    if want.drift == DriftPolicy::Report {
+        let message = "its domain was removed from the host and the Hypervisor's driftPolicy is Report: halt the machine and start it again, or delete it";
+        return Plan::stay(Phase::Failed, UNDEFINED, message);
+    }
+    ended(want, seen, StopReason::Destroyed, "its domain was removed from the host", now)
+}
+
 /// Everything that it needs, then its start.
 fn make(seen: &View, now: Timestamp) -> Plan {
     if let Some(refusal) = &seen.host.closed {
@@ -131,14 +151,22 @@ fn make(seen: &View, now: Timestamp) -> Plan {
         return Plan::stay(Phase::Scheduled, "ImageNotOnHost", format!("the image's copy on the host: {progress}"))
             .again(Duration::from_secs(2));
     }
-    let missing = recipe.volumes.iter().filter(|volume| !volumes.contains(name_of(volume)));
+    let lost = drift::lost_disks(recipe, seen);
+    if !lost.is_empty() {
+        let advice = DriftKind::DiskDeleted.advice(DriftPolicy::Repair);
+        let message = format!("volume {} is gone from the host's pool: {advice}", lost.join(", "));
+        return Plan::stay(Phase::Failed, DriftKind::DiskDeleted.reason(), message).again(LAZY_POLL);
+    }
+    let missing: Vec<_> = recipe.volumes.iter().filter(|volume| !volumes.contains(volume.name())).collect();
+    if !missing.is_empty() && seen.disks_made {
+        return Plan::stay(seen.history.phase, "Looking", "waits for a look at the host's volumes").again(BOOT_POLL);
+    }
     let mut steps = filters(recipe);
-    steps.extend(missing.cloned().map(Step::EnsureVolume));
+    steps.extend(missing.into_iter().cloned().map(Step::EnsureVolume));
     if !volumes.contains(&recipe.seed) {
         steps.push(Step::WriteSeed);
     }
-    let defined = seen.domain.present().and_then(|domain| domain.tag.as_ref());
-    if defined != Some(&recipe.domain.tag) {
+    if !seen.domain.present().is_some_and(|domain| drift::is_defined_as_wanted(domain, recipe)) {
         steps.push(Step::Define);
     }
     steps.push(Step::Start);
@@ -161,12 +189,6 @@ fn stale_seeds<'a>(recipe: &'a Recipe, volumes: &'a BTreeSet<String>) -> impl It
     volumes.iter().filter(move |name| name.starts_with(&prefix) && **name != recipe.seed).cloned()
 }
 
-fn name_of(volume: &VolumeSpec) -> &str {
-    match volume {
-        VolumeSpec::Overlay { name, .. } | VolumeSpec::Blank { name, .. } => name,
-    }
-}
-
 /// It is off: by whom, and shall it be on?
 fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, now: Timestamp) -> Plan {
     if !seen.wishes {
@@ -180,12 +202,22 @@ fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, no
     if reason == StopReason::NotStarted || !this_start {
         return make(seen, now);
     }
+    let what = match reason {
+        StopReason::Shutdown => "the guest shut itself down",
+        StopReason::Destroyed => "it was switched off on the host",
+        StopReason::Crashed | StopReason::NotStarted => "the guest or QEMU crashed",
+    };
+    ended(want, seen, reason, what, now)
+}
+
+/// It ran and doesn't any more.
+fn ended(want: &Want, seen: &View, reason: StopReason, what: &str, now: Timestamp) -> Plan {
     if let Some(phase) = end_of(want.run, reason) {
         let mut rested = rest(want, seen);
         rested.standing.phase = phase;
         return rested;
     }
-    match new_failure(seen, reason, now) {
+    match new_failure(seen, what, now) {
         None => make(seen, now),
         Some(failure) if failure.count == 0 => make(seen, now).failed(None),
         Some(failure) => back_off(&failure, now),
@@ -204,22 +236,17 @@ const fn end_of(run: RunStrategy, reason: StopReason) -> Option<Phase> {
 }
 
 /// The failure that this end of a run is, unless it is counted already.
-fn new_failure(seen: &View, reason: StopReason, now: Timestamp) -> Option<Failure> {
+fn new_failure(seen: &View, what: &str, now: Timestamp) -> Option<Failure> {
     let started = seen.history.started?;
     let counted = seen.history.failure.as_ref().is_some_and(|failure| failure.retry_after >= started);
     if counted {
         return None;
     }
     let ran = Duration::try_from(now.duration_since(started)).unwrap_or_default();
-    let message = match reason {
-        StopReason::Shutdown => "the guest shut itself down",
-        StopReason::Destroyed => "it was switched off on the host",
-        StopReason::Crashed | StopReason::NotStarted => "the guest or QEMU crashed",
-    };
     let before = seen.history.failure.as_ref().map_or(0, |failure| failure.count);
     let count = if ran >= RAN_WELL { 0 } else { before.saturating_add(1) };
     let retry_after = now.checked_add(pause(count)).unwrap_or(now);
-    Some(Failure { count, retry_after, message: format!("{message} {} s after its start", ran.as_secs()) })
+    Some(Failure { count, retry_after, message: format!("{what} {} s after its start", ran.as_secs()) })
 }
 
 /// The pause before the next start after so many that failed: 10 s, doubled each time, at most 5 minutes.

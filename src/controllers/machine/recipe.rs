@@ -84,13 +84,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let seed = guest::seed(&guest(from, uid, address)?)?;
     let seed_volume = guest::seed_volume(uid, &seed.hash);
     let (root, data, volumes) = disks(uid, flavour, image);
-    let nic = Nic {
-        bridge: from.hypervisor.spec.networks.private.bridge.clone(),
-        mac: MacAddress::of(address),
-        address,
-        farm: network,
-        rules: RuleSet::Machine,
-    };
+    let nic = card(from.hypervisor, address, network);
     let (namespace, name) = names(from.machine);
     let mut domain = DomainSpec {
         uuid: DomainUuid(uid),
@@ -111,6 +105,37 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     domain.tag.spec_hash = spec_hash(&domain);
     let image_volumes = image.volumes().map(str::to_owned).collect();
     Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed.image, image_volumes })
+}
+
+/// The machine's network card, which depends on less than the rest of it.
+///
+/// # Errors
+/// What it waits for.
+pub fn nic(machine: &VirtualMachine, farm: &VirtualFarm, hypervisor: &Hypervisor) -> Result<Nic, Refusal> {
+    let status = machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
+    let (address, network) = place_in_network(status, farm)?;
+    Ok(card(hypervisor, address, network))
+}
+
+fn card(hypervisor: &Hypervisor, address: Ipv4Addr, farm: FarmNetwork) -> Nic {
+    Nic {
+        bridge: hypervisor.spec.networks.private.bridge.clone(),
+        mac: MacAddress::of(address),
+        address,
+        farm,
+        rules: RuleSet::Machine,
+    }
+}
+
+/// Where the volumes of a host's machines lie: two hosts with the same place see the same volumes, and another machine
+/// that was accepted in place of a host has none of them.
+pub fn disks_home(hypervisor: &Hypervisor) -> String {
+    if let Some(shared) = &hypervisor.spec.storage.shared {
+        return format!("shared/{shared}");
+    }
+    let name = hypervisor.metadata.name.as_deref().unwrap_or_default();
+    let first = hypervisor.status.as_ref().and_then(|status| status.host_uuid.as_deref());
+    [name, hypervisor.spec.host_uuid.as_deref().or(first).unwrap_or_default()].join("/")
 }
 
 /// The prefix of the names of all volumes of a machine.

@@ -7,9 +7,9 @@ use jiff::Timestamp;
 
 use super::host::HostStanding;
 use super::recipe::{Recipe, Refusal};
-use crate::api::{Phase, Readiness, RunStrategy};
+use crate::api::{DriftPolicy, Phase, Readiness, RunStrategy};
 use crate::controllers::observed::Observed;
-use crate::libvirt::{RuleSet, SurveyedDomain, VolumeSpec};
+use crate::libvirt::{Nic, RuleSet, SurveyedDomain, VolumeSpec};
 
 /// A machine on which nothing happens is looked at this often.
 const STEADY: Duration = Duration::from_secs(60);
@@ -27,6 +27,8 @@ pub struct Want {
     pub boot_deadline: Duration,
     /// A guest gets so long to shut down.
     pub shutdown_grace: Duration,
+    /// What is done about what somebody changed by hand on its host.
+    pub drift: DriftPolicy,
 }
 
 /// Whether placement lets it run.
@@ -57,6 +59,14 @@ pub struct View {
     pub domain: Observed<SurveyedDomain>,
     /// The volumes on its host.
     pub volumes: Observed<BTreeSet<String>>,
+    /// Whether the volumes were looked at after all that was made for it since its last start.
+    pub volumes_are_fresh: bool,
+    /// Where its disks are, if they are made: a host or a shared storage.
+    pub disks_home: Option<String>,
+    /// Whether its disks were made there before.
+    pub disks_made: bool,
+    /// Its network card, as it should be.
+    pub nic: Option<Nic>,
     /// How it is made.
     pub recipe: Result<Recipe, Refusal>,
     /// How far its image is on its host, in words.
@@ -84,6 +94,8 @@ pub struct History {
     pub answered: bool,
     /// Starts that failed in a row.
     pub failure: Option<Failure>,
+    /// Its domain vanished, and nothing is done about that before somebody halts it.
+    pub vanished: bool,
 }
 
 /// Starts that failed in a row.
@@ -120,6 +132,44 @@ pub enum Step {
     Undefine,
     /// Remove a volume.
     DeleteVolume(String),
+    /// Put the cards of a domain that runs back to what they should be.
+    MendNics,
+}
+
+/// Something on the host that is other than it was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drift {
+    /// Its kind.
+    pub kind: DriftKind,
+    /// What is different, in words.
+    pub what: String,
+}
+
+impl Drift {
+    pub(super) fn new(kind: DriftKind, what: impl Into<String>) -> Self {
+        Self { kind, what: what.into() }
+    }
+}
+
+/// What can be other than it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriftKind {
+    /// A disk is gone, and what was on it.
+    DiskDeleted,
+    /// The card may send what it mustn't, or receive it.
+    NetworkCard,
+    /// The card's cable is pulled.
+    CableCut,
+    /// Something else of the domain that runs.
+    Device,
+    /// The domain runs without a definition.
+    Undefined,
+    /// The domain has another name.
+    Renamed,
+    /// What it would be started with next.
+    Definition,
+    /// The seed is gone; it can be written again.
+    SeedDeleted,
 }
 
 /// What the status shall say.
@@ -148,6 +198,12 @@ pub struct Plan {
     pub again: Duration,
     /// Nothing of the machine is left outside: its object may go.
     pub release: bool,
+    /// What is other than it was made, the worst first.
+    pub drifts: Vec<Drift>,
+    /// What puts that right.
+    pub repairs: Vec<Step>,
+    /// Why that failed.
+    pub repair_failure: Option<String>,
 }
 
 impl Plan {
@@ -155,7 +211,15 @@ impl Plan {
     pub(super) fn stay(phase: Phase, reason: &str, message: impl Into<String>) -> Self {
         let standing =
             Standing { phase, ready: false, reason: reason.to_owned(), message: message.into(), failure: None };
-        Self { steps: Vec::new(), standing, again: STEADY, release: false }
+        Self {
+            steps: Vec::new(),
+            standing,
+            again: STEADY,
+            release: false,
+            drifts: Vec::new(),
+            repairs: Vec::new(),
+            repair_failure: None,
+        }
     }
 
     pub(super) fn because(phase: Phase, refusal: &Refusal) -> Self {

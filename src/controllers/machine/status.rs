@@ -5,18 +5,22 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::situation::{Plan, Standing, View};
+use super::plan::UNDEFINED;
+use super::situation::{Drift, Plan, Standing, View};
 use crate::api::conditions::{self, READY, State};
-use crate::api::{Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
+use crate::api::{DriftPolicy, Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::writes::Share;
 use crate::libvirt::DomainRun;
 
 /// What of the status the machine's controller writes.
 pub const SHARE: Share = Share {
     manager: "cascina-machine",
-    fields: &["observedGeneration", "phase", "phaseTransitions", "bootSeconds", "startFailure"],
-    conditions: &[READY, "Provisioned", "AgentConnected", "RestartRequired", "Deleting"],
+    fields: &["observedGeneration", "phase", "phaseTransitions", "disksOn", "bootSeconds", "startFailure"],
+    conditions: &[READY, "Provisioned", "AgentConnected", "InSync", "RestartRequired", "Deleting"],
 };
+
+/// Condition of a machine that is on its host as it was made.
+pub const IN_SYNC: &str = "InSync";
 
 /// How many phases the status remembers.
 const REMEMBERED: usize = 16;
@@ -26,6 +30,7 @@ pub fn status(
     machine: &VirtualMachine,
     seen: &View,
     plan: &Plan,
+    policy: DriftPolicy,
     passed: &[(Phase, Timestamp)],
     now: Timestamp,
 ) -> VirtualMachineStatus {
@@ -36,6 +41,7 @@ pub fn status(
     let mut states = vec![ready(standing)];
     states.extend(provisioned(standing));
     states.extend(agent(seen));
+    states.extend(in_sync(seen, plan, policy));
     states.extend(restart_required(seen));
     if machine.metadata.deletion_timestamp.is_some() {
         states.push(State::yes("Deleting", standing.reason.clone(), standing.message.clone()));
@@ -43,6 +49,7 @@ pub fn status(
     VirtualMachineStatus {
         observed_generation: generation,
         phase: Some(standing.phase),
+        disks_on: disks_on(seen).or(before.disks_on),
         boot_seconds: boot_seconds(&phase_transitions),
         start_failure: standing.failure.as_ref().map(|failure| StartFailure {
             count: failure.count,
@@ -83,6 +90,30 @@ fn agent(seen: &View) -> Option<State> {
         Some(true) => State::yes("AgentConnected", "Answers", "the guest's agent answers"),
         _ => State::no("AgentConnected", "NoAnswer", "the guest's agent doesn't answer"),
     })
+}
+
+/// Whether it is on its host as it was made.
+fn in_sync(seen: &View, plan: &Plan, policy: DriftPolicy) -> Option<State> {
+    let tell = |drift: &Drift| format!("{}: {}", drift.what, drift.kind.advice(policy));
+    match plan.drifts.first() {
+        Some(worst) => {
+            let mut told: Vec<_> = plan.drifts.iter().map(tell).collect();
+            told.extend(plan.repair_failure.as_ref().map(|failure| format!("that failed: {failure}")));
+            Some(State::no(IN_SYNC, worst.kind.reason(), told.join("; ")))
+        }
+        None => seen
+            .domain
+            .present()
+            .filter(|domain| domain.tag.is_some() && domain.forms.is_some())
+            .map(|_| State::yes(IN_SYNC, IN_SYNC, "on its host it is as it was made")),
+    }
+}
+
+/// A machine that runs has its disks where it runs.
+fn disks_on(seen: &View) -> Option<String> {
+    let domain = seen.domain.present()?;
+    let runs = domain.tag.is_some() && !matches!(domain.run, DomainRun::Off(_));
+    seen.disks_home.clone().filter(|_| runs)
 }
 
 fn restart_required(seen: &View) -> Option<State> {
@@ -187,9 +218,17 @@ fn chapter(
     Some(Chapter { warning: false, reason, note })
 }
 
+/// What drifted since the last look, to be counted and told: its kind and whether it is put right.
+pub fn new_drifts<'a>(machine: &VirtualMachine, plan: &'a Plan, policy: DriftPolicy) -> Vec<(&'a Drift, bool)> {
+    let conditions = machine.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let told = conditions::find(conditions, IN_SYNC).filter(|told| told.status == "False");
+    let is_new = |drift: &&Drift| told.is_none_or(|told| !told.message.contains(&drift.what));
+    plan.drifts.iter().filter(is_new).map(|drift| (drift, drift.kind.repair(policy).is_some())).collect()
+}
+
 /// Reasons that a person should hear of when they appear.
 fn notable(reason: &str) -> Option<&'static str> {
-    const NOTABLE: [&str; 18] = [
+    const NOTABLE: [&str; 20] = [
         "HostUnreachable",
         "ForeignDomain",
         "BackOff",
@@ -208,6 +247,8 @@ fn notable(reason: &str) -> Option<&'static str> {
         "NoSpace",
         "WaitingForHost",
         "WrongAddress",
+        "DiskDeleted",
+        UNDEFINED,
     ];
     NOTABLE.into_iter().find(|notable| *notable == reason)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -12,11 +13,11 @@ use super::host::HostStanding;
 use super::plan::{LEFT_BEHIND, pause, plan};
 use super::recipe::{Recipe, Refusal};
 use super::situation::*;
-use crate::api::{Bytes, Phase, Readiness, RunStrategy, Virtualization};
+use crate::api::{Bytes, DriftPolicy, Phase, Readiness, RunStrategy, Virtualization};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{
-    ConsoleLog, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RuleSet,
-    StopReason, SurveyedDomain, VolumeSpec,
+    ConsoleLog, DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Forms, Kernel, Nic, NicForm,
+    OwnershipTag, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
 };
 use crate::network::MacAddress;
 
@@ -70,6 +71,13 @@ fn recipe() -> Recipe {
     }
 }
 
+/// A domain that is as it was made.
+fn forms(run: DomainRun) -> Arc<Forms> {
+    let form = Some(DomainForm::of(&recipe().domain));
+    let running = form.clone().filter(|_| !matches!(run, DomainRun::Off(_)));
+    Arc::new(Forms { running, defined: form })
+}
+
 fn data_disk() -> VolumeSpec {
     VolumeSpec::Blank { name: format!("{UID}-data.qcow2"), size: Bytes::gibi(1) }
 }
@@ -89,6 +97,7 @@ fn machine() -> Given {
             readiness: Readiness::Agent,
             boot_deadline: Duration::from_secs(600),
             shutdown_grace: Duration::from_secs(60),
+            drift: DriftPolicy::Repair,
         },
         seen: View {
             volume_prefix: format!("{UID}-"),
@@ -98,6 +107,10 @@ fn machine() -> Given {
             host: HostStanding::default(),
             domain: Observed::Absent,
             volumes: Observed::Present(BTreeSet::from(["img-a.kernel".to_owned(), "others.img".to_owned()])),
+            volumes_are_fresh: true,
+            disks_home: Some("worker-1".into()),
+            disks_made: false,
+            nic: recipe().domain.nics.pop(),
             recipe: Ok(recipe()),
             image_progress: None,
             outdated: None,
@@ -128,10 +141,25 @@ impl Given {
             run,
             tag: Some(tag(epoch)),
             canary: None,
+            copied_tag: None,
             memory: Bytes::mebi(256),
             cpus: 1,
+            forms: Some(forms(run)),
         });
         self
+    }
+    fn with_forms(mut self, change: impl FnOnce(&mut Forms)) -> Self {
+        if let Observed::Present(domain) = &mut self.seen.domain {
+            change(Arc::make_mut(domain.forms.as_mut().unwrap()));
+        }
+        self
+    }
+    fn reports(mut self) -> Self {
+        self.want.drift = DriftPolicy::Report;
+        self
+    }
+    fn drifted(&self) -> Vec<DriftKind> {
+        self.plan().drifts.iter().map(|drift| drift.kind).collect()
     }
     fn foreign_domain(self) -> Self {
         let mut given = self.domain(DomainRun::Running, 2);
@@ -400,6 +428,168 @@ fn deletion_removes_all_of_it_and_nothing_else_and_then_lets_go() {
     assert!(machine().deleted().placed(Placement::Nowhere).silent_host().plan().release, "it never was anywhere");
 }
 
+/// A card is put back behind a filter that is there.
+const FILTER: Step = Step::EnsureFilter(RuleSet::Machine);
+const MEND_NICS: [Step; 2] = [FILTER, Step::MendNics];
+
+/// Runs, all of it there.
+fn running() -> Given {
+    let data = format!("{UID}-data.qcow2");
+    let seed = format!("{UID}-seed-new.img");
+    let mut given = machine().domain(DomainRun::Running, 2).started(NOW - 100).agent(true).was(Phase::Running);
+    given = given.volumes(&["img-a.kernel", &data, &seed]);
+    given.seen.disks_made = true;
+    given
+}
+
+fn card(forms: &mut Forms) -> &mut NicForm {
+    &mut forms.running.as_mut().unwrap().nics[0]
+}
+
+#[test]
+fn a_machine_as_it_was_made_has_not_drifted() {
+    for given in [running(), running().reports(), running().domain(OFF, 2)] {
+        assert_eq!(given.drifted(), []);
+        assert_eq!(given.plan().repairs, []);
+    }
+}
+
+#[test]
+fn a_card_that_may_not_be_behind_its_filter_is_put_right_under_either_policy() {
+    let changes: [fn(&mut NicForm); 4] = [
+        |card| card.filter = None,
+        |card| card.filter = Some("clean-traffic".into()),
+        |card| drop(card.parameters.insert("IP".into(), "172.16.1.11".into())),
+        |card| card.bridge = Some("br1".into()),
+    ];
+    for change in changes {
+        let given = running().with_forms(|forms| change(card(forms)));
+        for given in [given.clone(), given.reports()] {
+            assert_eq!(given.drifted(), [DriftKind::NetworkCard]);
+            assert_eq!(given.plan().repairs, MEND_NICS);
+            assert!(given.plan().standing.ready, "it goes on meanwhile");
+        }
+    }
+}
+
+#[test]
+fn a_card_is_put_back_whatever_else_cannot_be_made() {
+    let mut given = running().with_forms(|forms| card(forms).filter = None);
+    given.seen.recipe = Err(Refusal::new("UserDataNotFound", "gone"));
+    assert_eq!(given.plan().repairs, MEND_NICS);
+}
+
+#[test]
+fn a_card_too_many_is_cut_off_and_one_too_few_needs_a_restart() {
+    let other = |card: &NicForm| NicForm { mac: "02:00:ac:10:02:0b".into(), ..card.clone() };
+    let two = running().with_forms(|forms| {
+        let second = other(card(forms));
+        forms.running.as_mut().unwrap().nics.push(second);
+    });
+    assert_eq!(two.drifted()[0], DriftKind::NetworkCard);
+    assert_eq!(two.plan().repairs, MEND_NICS);
+    let none = running().with_forms(|forms| forms.running.as_mut().unwrap().nics.clear());
+    assert_eq!((none.drifted(), none.plan().repairs), (vec![DriftKind::Device], vec![]));
+}
+
+#[test]
+fn a_pulled_cable_is_plugged_in_unless_it_is_only_to_be_reported() {
+    let given = running().with_forms(|forms| card(forms).is_cut = true);
+    assert_eq!(given.drifted(), [DriftKind::CableCut]);
+    assert_eq!(given.plan().repairs, MEND_NICS);
+    assert_eq!(given.reports().plan().repairs, []);
+}
+
+#[test]
+fn a_machine_made_from_an_earlier_spec_has_not_drifted_as_long_as_its_card_is_held() {
+    let mut given = running();
+    if let Observed::Present(domain) = &mut given.seen.domain {
+        domain.tag.as_mut().unwrap().spec_hash = "earlier".into();
+    }
+    let earlier = given.with_forms(|forms| {
+        forms.running.as_mut().unwrap().cpus = 7;
+        card(forms).filter = Some("cascina-machine-000000000000".into());
+        card(forms).bridge = Some("br-old".into());
+    });
+    assert_eq!(earlier.drifted(), []);
+    let bare = earlier.with_forms(|forms| card(forms).filter = Some("cascina-router-000000000000".into()));
+    assert_eq!(bare.drifted(), [DriftKind::NetworkCard]);
+}
+
+#[test]
+fn a_definition_is_put_back_and_what_runs_is_left_to_its_owner() {
+    let edited = running().with_forms(|forms| forms.defined.as_mut().unwrap().cpus = 9);
+    assert_eq!((edited.drifted(), edited.plan().repairs), (vec![DriftKind::Definition], vec![Step::Define]));
+    assert_eq!(edited.reports().plan().repairs, []);
+    let undefined = running().with_forms(|forms| forms.defined = None);
+    assert_eq!((undefined.drifted(), undefined.plan().repairs), (vec![DriftKind::Undefined], vec![Step::Define]));
+    let resized = running().with_forms(|forms| forms.running.as_mut().unwrap().cpus = 9);
+    assert_eq!((resized.drifted(), resized.plan().repairs), (vec![DriftKind::Device], vec![]));
+    assert!(resized.plan().drifts[0].what.contains("9 CPUs instead of 1"), "{:?}", resized.plan().drifts);
+}
+
+#[test]
+fn a_renamed_domain_gets_its_name_back() {
+    let mut given = running().domain(SHUT_DOWN, 2).wants(RunStrategy::Halted).was(Phase::Stopped);
+    if let Observed::Present(domain) = &mut given.seen.domain {
+        domain.name = "mine".into();
+    }
+    assert_eq!((given.drifted(), given.plan().repairs), (vec![DriftKind::Renamed], vec![Step::Define]));
+    let started = given.wants(RunStrategy::Always).was(Phase::Pending).plan().steps;
+    assert_eq!(started, [FILTER, Step::Define, Step::Start], "and before it starts in any case");
+}
+
+#[test]
+fn an_edited_definition_is_not_started() {
+    let given = running().domain(DomainRun::Off(StopReason::NotStarted), 2);
+    given.plans(&[FILTER, Step::Start]);
+    let edited = given.with_forms(|forms| forms.defined.as_mut().unwrap().nics[0].filter = None);
+    edited.reports().plans(&[FILTER, Step::Define, Step::Start]);
+}
+
+#[test]
+fn a_seed_is_written_again_and_a_disk_is_not_replaced() {
+    let data = format!("{UID}-data.qcow2");
+    let seed = format!("{UID}-seed-new.img");
+    let seedless = running().volumes(&["img-a.kernel", &data]);
+    assert_eq!((seedless.drifted(), seedless.plan().repairs), (vec![DriftKind::SeedDeleted], vec![Step::WriteSeed]));
+    let diskless = running().volumes(&["img-a.kernel", &seed]);
+    assert_eq!((diskless.drifted(), diskless.plan().repairs), (vec![DriftKind::DiskDeleted], vec![]));
+    for run in [OFF, DomainRun::Off(StopReason::NotStarted)] {
+        let off = diskless.clone().domain(run, 2);
+        off.plans(&[]);
+        off.stands(Phase::Failed, "DiskDeleted");
+    }
+}
+
+#[test]
+fn a_look_from_before_the_disks_were_made_says_nothing_of_them() {
+    let mut early = running().volumes(&["img-a.kernel"]);
+    early.seen.volumes_are_fresh = false;
+    assert_eq!(early.drifted(), []);
+    let off = early.domain(DomainRun::Off(StopReason::NotStarted), 2);
+    off.plans(&[]);
+    assert_eq!(off.plan().standing.reason, "Looking");
+}
+
+#[test]
+fn a_domain_that_vanished_is_made_again_as_its_run_strategy_says() {
+    let vanished = || {
+        let mut given = running();
+        given.seen.domain = Observed::Absent;
+        given
+    };
+    vanished().plans(&[FILTER, Step::Define, Step::Start]);
+    assert_eq!(vanished().wants(RunStrategy::Once).plan().standing.phase, Phase::Failed);
+    assert_eq!(vanished().started(NOW - 5).plan().standing.reason, "BackOff");
+    vanished().reports().plans(&[]);
+    vanished().reports().stands(Phase::Failed, "DomainUndefined");
+    let mut told = vanished().reports();
+    told.seen.history.started = None;
+    told.seen.history.vanished = true;
+    told.stands(Phase::Failed, "DomainUndefined");
+}
+
 fn any_domain() -> impl Strategy<Value = Observed<SurveyedDomain>> {
     let runs = prop_oneof![
         Just(DomainRun::Running),
@@ -419,8 +609,10 @@ fn any_domain() -> impl Strategy<Value = Observed<SurveyedDomain>> {
             run,
             tag: epoch.map(tag),
             canary: None,
+            copied_tag: None,
             memory: Bytes::mebi(256),
             cpus: 1,
+            forms: Some(forms(run)),
         }),
     })
 }
