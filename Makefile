@@ -1,6 +1,6 @@
 # Cascina in a box. BOX=name chooses another box than `main`; see docs/box.md.
 export BOX
-.PHONY: up down test check bench deploy clean help
+.PHONY: up down test soak check bench deploy clean help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z]+:.*##/ {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,6 +13,9 @@ down: ## end it: no process, namespace, bridge or mount stays
 
 test: ## everything: checks, pure tests, and a box of its own
 	box/test
+
+soak: ## the long forms of tests: every stop, many random changes
+	CASCINA_SOAK=1 cargo test --locked --test simulation -- --nocapture --test-threads=1
 
 check: ## formatting, lints, scripts, charts, generated files
 	box/check

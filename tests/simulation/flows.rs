@@ -1,0 +1,208 @@
+//! What people and machines do to a site, and where it begins.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::apiserver::Write;
+use crate::datacentre::{Datacentre, Live, ours};
+use crate::drive::{Act, drive};
+use crate::faults::Faults;
+use crate::state::faults_of;
+
+/// Something that happens to a site, from a known beginning.
+pub struct Flow {
+    /// Its name.
+    pub name: &'static str,
+    /// Where it begins.
+    pub start: fn() -> &'static Datacentre,
+    /// What happens.
+    pub acts: &'static [Act],
+}
+
+/// Something that happens so many seconds after the one before.
+pub const fn act(after: u64, work: fn(&Live, &Faults)) -> Act {
+    Act { after: Duration::from_secs(after), work }
+}
+
+/// All flows.
+pub const FLOWS: &[Flow] = &[
+    Flow { name: "create a farm", start: empty, acts: &[act(0, |live, _| live.create_farm(3))] },
+    Flow {
+        name: "roll a group",
+        start: with_farm,
+        acts: &[act(0, |live, _| live.edit_group("userData", &json!({"inline": "#!/bin/sh"})))],
+    },
+    Flow {
+        name: "roll to another image",
+        start: with_farm,
+        acts: &[act(0, |live, _| live.edit_group("image", &json!("two")))],
+    },
+    Flow {
+        name: "shrink and grow",
+        start: with_farm,
+        acts: &[
+            act(0, |live, _| live.edit_group("replicas", &json!(1))),
+            act(4, |live, _| live.edit_group("replicas", &json!(4))),
+        ],
+    },
+    Flow {
+        name: "delete a machine",
+        start: with_farm,
+        acts: &[act(0, |live, _| live.delete("virtualmachines", "tenant", "farm-nodes-1"))],
+    },
+    Flow {
+        name: "halt and start",
+        start: with_farm,
+        acts: &[
+            act(0, |live, _| live.edit_group("runStrategy", &json!("Halted"))),
+            act(60, |live, _| live.edit_group("runStrategy", &json!("Always"))),
+        ],
+    },
+    Flow {
+        name: "delete the farm",
+        start: with_farm,
+        acts: &[act(0, |live, _| live.delete("virtualfarms", "tenant", "farm"))],
+    },
+    Flow {
+        name: "delete while it is made",
+        start: empty,
+        acts: &[act(0, |live, _| live.create_farm(3)), act(1, |live, _| live.delete("virtualfarms", "tenant", "farm"))],
+    },
+    Flow {
+        name: "lose a host and get it back",
+        start: with_farm,
+        acts: &[act(0, |live, _| live.power("worker-1", false)), act(100, |live, _| live.power("worker-1", true))],
+    },
+    Flow {
+        name: "cut a host off and let it back",
+        start: with_farm,
+        acts: &[
+            act(0, |live, _| live.world(|world| world.host("worker-1").linked = false)),
+            act(100, |live, _| live.world(|world| world.host("worker-1").linked = true)),
+        ],
+    },
+    Flow {
+        name: "lose a worker for long",
+        start: with_farm,
+        acts: &[act(0, |live, _| live.power("worker-1", false)), act(400, |live, _| live.power("worker-1", true))],
+    },
+    Flow {
+        name: "cut a worker off for long",
+        start: with_farm,
+        acts: &[
+            act(0, |live, _| live.world(|world| world.host("worker-1").linked = false)),
+            act(400, |live, _| live.world(|world| world.host("worker-1").linked = true)),
+        ],
+    },
+    Flow {
+        name: "fence a service host, take it back",
+        start: with_services,
+        acts: &[
+            act(0, |live, _| live.power("service-1", false)),
+            act(60, |live, _| live.fence("service-1", Some("true"))),
+            act(60, |live, _| live.power("service-1", true)),
+            act(30, |live, _| live.fence("service-1", None)),
+        ],
+    },
+    Flow {
+        name: "delete the farm of a lost host",
+        start: with_farm,
+        acts: &[
+            act(0, |live, _| live.power("worker-1", false)),
+            act(10, |live, _| live.delete("virtualfarms", "tenant", "farm")),
+            act(1000, |live, _| live.power("worker-1", true)),
+        ],
+    },
+    Flow {
+        name: "change an image",
+        start: with_farm,
+        acts: &[act(0, |live, _| {
+            live.patch("images", "", "one", &json!({"spec": crate::images::images().spec("two")}));
+        })],
+    },
+];
+
+/// A site without farms, at rest.
+pub fn empty() -> &'static Datacentre {
+    static SITE: OnceLock<Datacentre> = OnceLock::new();
+    SITE.get_or_init(|| settled(&Datacentre::new(), &[]))
+}
+
+/// A site with a farm of three machines, at rest.
+pub fn with_farm() -> &'static Datacentre {
+    static SITE: OnceLock<Datacentre> = OnceLock::new();
+    SITE.get_or_init(|| settled(empty(), &[act(0, |live, _| live.create_farm(3))]))
+}
+
+/// A site with a farm of three machines on the hosts that share a pool, at rest.
+pub fn with_services() -> &'static Datacentre {
+    static SITE: OnceLock<Datacentre> = OnceLock::new();
+    SITE.get_or_init(|| {
+        let farm = act(0, |live, _| {
+            let group = json!({"name": "nodes", "replicas": 3, "flavour": "small", "image": "one", "class": "Service"});
+            live.create("virtualfarms", "tenant", "farm", json!({"groups": [group]}));
+        });
+        settled(empty(), &[farm])
+    })
+}
+
+fn settled(start: &Datacentre, acts: &[Act]) -> Datacentre {
+    let site = drive(start, acts, None).site;
+    assert_eq!(faults_of(&site), Vec::<String>::new());
+    site
+}
+
+impl Live {
+    /// A farm with one group of so many machines.
+    pub fn create_farm(&self, replicas: i32) {
+        self.create(
+            "virtualfarms",
+            "tenant",
+            "farm",
+            json!({
+                "groups": [{"name": "nodes", "replicas": replicas, "flavour": "small", "image": "one"}],
+                "users": [{"kind": "User", "name": "ada"}],
+            }),
+        );
+    }
+
+    /// Makes an object of ours.
+    pub fn create(&self, plural: &str, namespace: &str, name: &str, spec: Value) {
+        let object = json!({"metadata": {"name": name}, "spec": spec});
+        self.api.with(|store, now| store.create(&ours(plural), namespace, object, "somebody", now)).unwrap();
+    }
+
+    /// Changes an object of ours.
+    pub fn patch(&self, plural: &str, namespace: &str, name: &str, patch: &Value) {
+        self.api.with(|store, now| {
+            let write = Write { manager: "somebody", status: false, now };
+            store.merge(&ours(plural), namespace, name, patch, &write).unwrap();
+        });
+    }
+
+    /// Deletes an object of ours.
+    pub fn delete(&self, plural: &str, namespace: &str, name: &str) {
+        self.api.with(|store, now| store.delete(&ours(plural), namespace, name, &json!({}), now)).unwrap();
+    }
+
+    /// Changes a field of the farm's group.
+    pub fn edit_group(&self, field: &str, value: &Value) {
+        let farm = self.api.with(|store, _| store.get(&ours("virtualfarms"), "tenant", "farm")).unwrap();
+        let mut groups = farm["spec"]["groups"].clone();
+        groups[0][field] = value.clone();
+        self.patch("virtualfarms", "tenant", "farm", &json!({"spec": {"groups": groups}}));
+    }
+
+    /// Says that a host is off, or takes that back.
+    pub fn fence(&self, name: &str, value: Option<&str>) {
+        self.patch("hypervisors", "", name, &json!({"metadata": {"annotations": {"cascina.dev/fenced": value}}}));
+    }
+
+    /// Switches a host off or on.
+    pub fn power(&self, name: &str, on: bool) {
+        let now = self.clock.now();
+        self.world(|world| if on { world.host(name).powered = true } else { world.cut_power(name, now) });
+    }
+}

@@ -1,0 +1,209 @@
+//! The hosts, their pools and their guests, as they really are: what the operator can only ask about.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use cascina::api::HypervisorClass;
+use cascina::libvirt::{
+    DomainRole, DomainRun, DomainSpec, DomainUuid, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
+};
+use jiff::Timestamp;
+
+use crate::invariants::Violations;
+
+/// How guests behave.
+#[derive(Clone, Debug)]
+pub struct Guests {
+    /// From the start to the first answer of the agent.
+    pub boot: Duration,
+    /// From the wish to shut down to the end.
+    pub shutdown: Duration,
+    /// Machines with this word in their name crash so long after each start.
+    pub crash: Option<(String, Duration)>,
+}
+
+/// A domain.
+#[derive(Clone, Debug)]
+pub struct Domain {
+    /// What it was made from.
+    pub spec: DomainSpec,
+    /// Whether it runs.
+    pub run: DomainRun,
+    /// When it was last started.
+    pub started: Option<Timestamp>,
+    /// When it was asked to shut down.
+    pub asked: Option<Timestamp>,
+}
+
+/// A host.
+#[derive(Clone, Debug)]
+pub struct SimulatedHost {
+    /// Its class, which says what a lost one may still be doing.
+    pub class: HypervisorClass,
+    /// Name of its pool.
+    pub pool: String,
+    /// It has power.
+    pub powered: bool,
+    /// The operator reaches it.
+    pub linked: bool,
+    /// It takes calls and answers none.
+    pub hung: bool,
+    /// Every call takes so much longer.
+    pub slow: Duration,
+    /// Its domains.
+    pub domains: BTreeMap<DomainUuid, Domain>,
+    /// Its filters.
+    pub filters: BTreeSet<String>,
+}
+
+/// A storage pool.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    /// Volumes; of an overlay the name of its base.
+    pub volumes: BTreeMap<String, Option<String>>,
+    /// Nothing more goes in.
+    pub full: bool,
+}
+
+/// All hosts.
+#[derive(Clone, Debug)]
+pub struct World {
+    /// Hosts by name.
+    pub hosts: BTreeMap<String, SimulatedHost>,
+    /// Pools by name.
+    pub pools: BTreeMap<String, Pool>,
+    /// How guests behave.
+    pub guests: Guests,
+    /// What was seen and must never be.
+    pub violations: Violations,
+    /// When anything last changed.
+    pub last_change: Timestamp,
+    /// What happens next, where chance decides.
+    pub chance: fastrand::Rng,
+    /// How often each host was surveyed.
+    pub surveys: BTreeMap<String, u64>,
+}
+
+impl World {
+    /// No hosts.
+    pub fn new(now: Timestamp) -> Self {
+        let guests = Guests { boot: Duration::from_secs(3), shutdown: Duration::from_secs(2), crash: None };
+        Self {
+            hosts: BTreeMap::new(),
+            pools: BTreeMap::new(),
+            guests,
+            violations: Violations::default(),
+            last_change: now,
+            chance: fastrand::Rng::with_seed(0),
+            surveys: BTreeMap::new(),
+        }
+    }
+
+    /// Puts up a host; hosts with one pool share it.
+    pub fn add_host(&mut self, name: &str, class: HypervisorClass, pool: &str) {
+        self.pools.entry(pool.to_owned()).or_default();
+        let host = SimulatedHost {
+            class,
+            pool: pool.to_owned(),
+            powered: true,
+            linked: true,
+            hung: false,
+            slow: Duration::ZERO,
+            domains: BTreeMap::new(),
+            filters: BTreeSet::new(),
+        };
+        self.hosts.insert(name.to_owned(), host);
+    }
+
+    /// A host.
+    pub fn host(&mut self, name: &str) -> &mut SimulatedHost {
+        self.hosts.get_mut(name).unwrap_or_else(|| panic!("no host {name}"))
+    }
+
+    /// The pool of a host.
+    pub fn pool(&mut self, host: &str) -> &mut Pool {
+        let name = self.host(host).pool.clone();
+        self.pools.get_mut(&name).unwrap_or_else(|| panic!("no pool {name}"))
+    }
+
+    /// Guests die at once; definitions and disks stay.
+    pub fn cut_power(&mut self, name: &str, now: Timestamp) {
+        let host = self.host(name);
+        host.powered = false;
+        for domain in host.domains.values_mut() {
+            domain.run = DomainRun::Off(StopReason::NotStarted);
+        }
+        self.last_change = now;
+    }
+
+    /// Guests go on to where they are by now: crashed, or shut down.
+    pub fn settle(&mut self, name: &str, now: Timestamp) {
+        let guests = self.guests.clone();
+        let host = self.host(name);
+        let mut changed = false;
+        for domain in host.domains.values_mut().filter(|domain| is_active(domain.run)) {
+            let since = |then: Timestamp| Duration::try_from(now.duration_since(then)).unwrap_or_default();
+            let crashes = guests.crash.as_ref().filter(|(word, _)| domain.spec.title.contains(word.as_str()));
+            let crashed = crashes.zip(domain.started).is_some_and(|((_, after), started)| since(started) >= *after);
+            if domain.asked.is_some_and(|asked| since(asked) >= guests.shutdown) {
+                domain.run = DomainRun::Off(StopReason::Shutdown);
+                changed = true;
+            } else if crashed {
+                domain.run = DomainRun::Off(StopReason::Crashed);
+                changed = true;
+            }
+        }
+        if changed {
+            self.last_change = now;
+        }
+    }
+
+    /// Whether a guest's agent answers.
+    pub fn answers(&self, host: &str, uuid: DomainUuid, now: Timestamp) -> bool {
+        let domain = self.hosts.get(host).and_then(|host| host.domains.get(&uuid));
+        domain.filter(|domain| domain.run == DomainRun::Running).and_then(|domain| domain.started).is_some_and(
+            |started| Duration::try_from(now.duration_since(started)).unwrap_or_default() >= self.guests.boot,
+        )
+    }
+}
+
+impl Domain {
+    /// As a survey tells of it.
+    pub fn surveyed(&self) -> SurveyedDomain {
+        SurveyedDomain {
+            name: format!("casc-{}", self.spec.uuid),
+            run: self.run,
+            tag: (self.spec.role == DomainRole::Machine).then(|| self.spec.tag.clone()),
+            canary: (self.spec.role == DomainRole::Canary).then(|| self.spec.tag.clone()),
+            memory: self.spec.memory,
+            cpus: self.spec.cpus,
+        }
+    }
+
+    /// The volumes that it has open while it runs, those that it writes to first.
+    pub fn volumes(&self) -> (Vec<&str>, Vec<&str>) {
+        let root = self.spec.root.as_ref();
+        let data = self.spec.data.as_ref();
+        let written = root.map(|root| root.volume.as_str()).into_iter().chain(data.map(|data| data.volume.as_str()));
+        let read = root.map(|root| root.base.as_str()).into_iter().chain(self.spec.seed.as_deref());
+        (written.collect(), read.collect())
+    }
+
+    /// The filters that its cards refer to.
+    pub fn filters(&self) -> impl Iterator<Item = String> + '_ {
+        self.spec.nics.iter().map(|nic| RuleSet::filter_name(nic.rules))
+    }
+}
+
+/// Whether there is a QEMU.
+pub fn is_active(run: DomainRun) -> bool {
+    !matches!(run, DomainRun::Off(_))
+}
+
+/// Name and base of a volume to make.
+pub fn name_and_base(volume: &VolumeSpec) -> (&str, Option<&str>) {
+    match volume {
+        VolumeSpec::Overlay { name, base, .. } => (name, Some(base)),
+        VolumeSpec::Blank { name, .. } => (name, None),
+    }
+}
