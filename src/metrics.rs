@@ -27,6 +27,11 @@ pub struct Metrics {
     stale_copies: Counter,
     tombstones: Family<HostLabels, Gauge>,
     drifts: Family<DriftLabels, Counter>,
+    orphaned_domains: Family<HypervisorLabels, Gauge>,
+    orphaned_storage: Family<HypervisorLabels, Gauge>,
+    vanish_guard_active: Family<GuardLabels, Gauge>,
+    vanish_guard: Family<GuardLabels, Counter>,
+    certificate_expiry: Family<CertificateLabels, Gauge>,
     leader: Gauge,
 }
 
@@ -65,6 +70,22 @@ struct ReconcileErrorLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct HypervisorLabels {
+    hypervisor: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct GuardLabels {
+    source: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CertificateLabels {
+    hypervisor: String,
+    which: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DriftLabels {
     kind: &'static str,
     action: &'static str,
@@ -92,6 +113,11 @@ impl Default for Metrics {
             stale_copies: Counter::default(),
             tombstones: Family::default(),
             drifts: Family::default(),
+            orphaned_domains: Family::default(),
+            orphaned_storage: Family::default(),
+            vanish_guard_active: Family::default(),
+            vanish_guard: Family::default(),
+            certificate_expiry: Family::default(),
             leader: Gauge::default(),
         };
         metrics.register();
@@ -131,6 +157,24 @@ impl Metrics {
             self.tombstones.clone(),
         );
         registry.register("drift", "Changes by hand that were found on hosts", self.drifts.clone());
+        registry.register("orphaned_domains", "Domains that belong to no machine", self.orphaned_domains.clone());
+        registry.register_with_unit(
+            "orphaned_storage",
+            "Space that volumes take which belong to no machine",
+            Unit::Bytes,
+            self.orphaned_storage.clone(),
+        );
+        registry.register(
+            "vanish_guard_active",
+            "1 while an answer in which much is missing is doubted",
+            self.vanish_guard_active.clone(),
+        );
+        registry.register("vanish_guard", "Answers in which much was missing", self.vanish_guard.clone());
+        registry.register(
+            "certificate_expiry_timestamp_seconds",
+            "When the certificates between the operator and hosts end",
+            self.certificate_expiry.clone(),
+        );
         registry.register("leader", "1 while this instance leads", self.leader.clone());
     }
 
@@ -185,6 +229,35 @@ impl Metrics {
     /// A host is gone from the API.
     pub fn forget_host(&self, host: &str) {
         self.tombstones.remove(&HostLabels { host: host.to_owned() });
+        let labels = HypervisorLabels { hypervisor: host.to_owned() };
+        self.orphaned_domains.remove(&labels);
+        self.orphaned_storage.remove(&labels);
+        self.vanish_guard_active.remove(&GuardLabels { source: host.to_owned() });
+        for which in ["client", "authority", "host"] {
+            self.certificate_expiry.remove(&CertificateLabels { hypervisor: host.to_owned(), which });
+        }
+    }
+
+    /// What on a host belongs to no object.
+    pub fn set_orphans(&self, hypervisor: &str, domains: usize, bytes: u64) {
+        let labels = HypervisorLabels { hypervisor: hypervisor.to_owned() };
+        self.orphaned_domains.get_or_create(&labels).set(i64::try_from(domains).unwrap_or(i64::MAX));
+        self.orphaned_storage.get_or_create(&labels).set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// An answer of a source, a kind or a host, is doubted, or isn't any more.
+    pub fn set_doubted(&self, source: &str, doubted: bool) {
+        let labels = GuardLabels { source: source.to_owned() };
+        let before = self.vanish_guard_active.get_or_create(&labels).set(i64::from(doubted));
+        if doubted && before == 0 {
+            self.vanish_guard.get_or_create(&labels).inc();
+        }
+    }
+
+    /// When a certificate ends.
+    pub fn set_certificate_expiry(&self, hypervisor: &str, which: &'static str, end: i64) {
+        let labels = CertificateLabels { hypervisor: hypervisor.to_owned(), which };
+        self.certificate_expiry.get_or_create(&labels).set(end);
     }
 
     /// Something on a host was changed by hand; `action` is `Repaired` or `Reported`.

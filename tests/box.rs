@@ -14,6 +14,10 @@ mod bad_hosts;
 mod bad_images;
 #[path = "box/bad_input.rs"]
 mod bad_input;
+#[path = "box/certificates.rs"]
+mod certificates;
+#[path = "box/drift.rs"]
+mod drift;
 #[path = "box/farms.rs"]
 mod farms;
 #[path = "box/gitops.rs"]

@@ -319,7 +319,7 @@ pub struct HypervisorStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 512))]
     pub tombstones: Vec<Tombstone>,
-    /// `Ready`, `Reachable`, `IsolationVerified`, `Schedulable`, `Fenced`, `StrayCopies`.
+    /// `Ready`, `Reachable`, `IsolationVerified`, `Schedulable`, `Fenced`, `StrayCopies`, `Orphans`, `CertificateExpiring`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -50,6 +50,10 @@ pub const DRY_RUN_ANNOTATION: &str = "cascina.dev/dry-run";
 /// value; the time of the statement is a good one.
 pub const FENCED_ANNOTATION: &str = "cascina.dev/fenced";
 
+/// Annotation on a `Hypervisor`: consent to remove what belongs to no object. Its value is the code that the condition
+/// `Orphans` gives, which stands for exactly what is listed there.
+pub const SWEEP_ANNOTATION: &str = "cascina.dev/sweep";
+
 /// Finalizer on every object that stands for something outside Kubernetes.
 pub const FINALIZER: &str = "cascina.dev/cleanup";
 

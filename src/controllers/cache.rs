@@ -3,7 +3,7 @@
 //! A plain watch lags behind our own writes: a loop that gives out addresses or capacity would give the same one
 //! twice. So the answer to each write is absorbed here and counts until the watch delivers something newer.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,8 +13,11 @@ use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast, watch};
 use tracing::warn;
+
+use super::vanish::{PAUSE, is_mass};
+use crate::metrics::Metrics;
 
 /// How many changes a slow listener may lag behind before it is shown every object again.
 const BACKLOG: usize = 4096;
@@ -35,6 +38,10 @@ pub struct Cache<K: Cached> {
     store: Store<K>,
     objects: Mutex<Objects<K>>,
     changes: broadcast::Sender<Arc<K>>,
+    /// How many full lists were taken in.
+    lists: watch::Sender<u64>,
+    /// Somebody wants another one.
+    relist: Notify,
 }
 
 struct Objects<K> {
@@ -44,39 +51,95 @@ struct Objects<K> {
 
 impl<K: Cached> Cache<K> {
     /// A cache and the task that fills it as long as it runs.
-    pub fn new(api: Api<DeserializeGuard<K>>) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
+    pub fn new(
+        api: Api<DeserializeGuard<K>>,
+        metrics: Arc<Metrics>,
+    ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let writer = Writer::<K>::new(());
         let cache = Arc::new(Self {
             store: writer.as_reader(),
             objects: Mutex::new(Objects { by_key: BTreeMap::new(), buried: VecDeque::new() }),
             changes: broadcast::Sender::new(BACKLOG),
+            lists: watch::Sender::new(0),
+            relist: Notify::new(),
         });
-        let filling = Arc::clone(&cache).fill(api, writer);
+        let filling = Arc::clone(&cache).fill(api, writer, metrics);
         (cache, filling)
     }
 
-    async fn fill(self: Arc<Self>, api: Api<DeserializeGuard<K>>, mut writer: Writer<K>) {
-        let mut events = watcher(api, watcher::Config::default()).default_backoff().boxed();
-        let mut listed = Vec::new();
-        while let Some(event) = events.next().await {
-            let event = match event {
-                Ok(event) => event,
-                Err(error) => {
-                    warn!(kind = %K::kind(&()), %error, "watch interrupted; what is known stays as it is");
-                    continue;
+    async fn fill(self: Arc<Self>, api: Api<DeserializeGuard<K>>, mut writer: Writer<K>, metrics: Arc<Metrics>) {
+        let kind = K::kind(&());
+        let mut doubted = false;
+        loop {
+            let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+            let mut listed = Vec::new();
+            let again = loop {
+                let event = tokio::select! {
+                    event = events.next() => event,
+                    () = self.relist.notified() => break true,
+                };
+                let Some(event) = event else { break false };
+                let event = match event {
+                    Ok(event) => event,
+                    Err(error) => {
+                        warn!(%kind, %error, "watch interrupted; what is known stays as it is");
+                        continue;
+                    }
+                };
+                let Some(event) = well_formed(event) else { continue };
+                if matches!(event, watcher::Event::InitDone) {
+                    doubted = !doubted && self.lacks_much(&listed);
+                    metrics.set_doubted(&kind, doubted);
+                    if doubted {
+                        warn!(%kind, "much is missing from a list; it is asked for again before that counts");
+                        tokio::time::sleep(PAUSE).await;
+                        break true;
+                    }
                 }
+                let unseen = self.is_unseen(&event);
+                writer.apply_watcher_event(&event);
+                self.follow(event, unseen, &mut listed);
             };
-            let Some(event) = well_formed(event) else { continue };
-            let unseen = self.is_unseen(&event);
-            writer.apply_watcher_event(&event);
-            match event {
-                watcher::Event::Init => listed.clear(),
-                watcher::Event::InitApply(object) => listed.push(Arc::new(object)),
-                watcher::Event::InitDone => self.replace(std::mem::take(&mut listed)),
-                watcher::Event::Apply(object) => self.arrive(Arc::new(object), unseen),
-                watcher::Event::Delete(object) => self.bury(Arc::new(object)),
+            if !again {
+                return;
             }
         }
+    }
+
+    fn follow(&self, event: watcher::Event<K>, unseen: bool, listed: &mut Vec<Arc<K>>) {
+        match event {
+            watcher::Event::Init => listed.clear(),
+            watcher::Event::InitApply(object) => listed.push(Arc::new(object)),
+            watcher::Event::InitDone => {
+                self.replace(std::mem::take(listed));
+                self.lists.send_modify(|lists| *lists += 1);
+            }
+            watcher::Event::Apply(object) => self.arrive(Arc::new(object), unseen),
+            watcher::Event::Delete(object) => self.bury(Arc::new(object)),
+        }
+    }
+
+    /// Whether much of what is known, and wasn't being deleted, is missing from a list.
+    fn lacks_much(&self, listed: &[Arc<K>]) -> bool {
+        let listed: HashSet<_> = listed.iter().map(|object| object.uid()).collect();
+        let objects = self.lock();
+        let stay = objects.by_key.values().filter(|object| object.meta().deletion_timestamp.is_none());
+        let missing = stay.filter(|object| !listed.contains(&object.uid())).count();
+        is_mass(missing, objects.by_key.len())
+    }
+
+    /// Lists everything anew, and waits for that.
+    pub async fn list_again(&self) {
+        let mut lists = self.lists.subscribe();
+        lists.mark_unchanged();
+        self.relist.notify_one();
+        // The sender lives as long as the cache.
+        let _ = lists.changed().await;
+    }
+
+    /// Whether an object of this uid was seen to be deleted: a fact, where its absence from a list is none.
+    pub fn was_deleted(&self, uid: &str) -> bool {
+        self.lock().buried.iter().any(|buried| buried == uid)
     }
 
     /// Waits until the first full list has arrived.
@@ -239,12 +302,15 @@ fn well_formed<K: Cached>(event: watcher::Event<DeserializeGuard<K>>) -> Option<
 mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::ConfigMap;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn cache() -> Cache<ConfigMap> {
         Cache {
             store: Writer::<ConfigMap>::new(()).as_reader(),
             objects: Mutex::new(Objects { by_key: BTreeMap::new(), buried: VecDeque::new() }),
             changes: broadcast::Sender::new(8),
+            lists: watch::Sender::new(0),
+            relist: Notify::new(),
         }
     }
 
@@ -305,5 +371,36 @@ mod tests {
         assert_eq!(version(&cache).as_deref(), Some("9"));
         cache.replace(vec![]);
         assert_eq!(version(&cache), None);
+    }
+
+    #[test]
+    fn a_list_that_lacks_much_is_noticed_and_deletions_are_not_held_against_it() {
+        let named = |name: &str, deleted: bool| {
+            let mut object = object(name, 5);
+            object.metadata.name = Some(name.into());
+            object.metadata.deletion_timestamp = deleted.then(|| Time(jiff::Timestamp::UNIX_EPOCH));
+            Arc::new(object)
+        };
+        let names = ["a", "b", "c", "d"];
+        let cache = cache();
+        names.map(|name| cache.take_in(named(name, false)));
+        assert!(cache.lacks_much(&[named("a", false)]));
+        assert!(!cache.lacks_much(&[named("a", false), named("b", false)]), "two are a few");
+        for name in names {
+            let mut going = named(name, true).as_ref().clone();
+            going.metadata.resource_version = Some("9".into());
+            cache.take_in(Arc::new(going));
+        }
+        assert!(!cache.lacks_much(&[]), "what was being deleted may be gone");
+    }
+
+    #[test]
+    fn only_what_the_watch_reported_was_deleted() {
+        let cache = cache();
+        cache.take_in(Arc::new(object("a", 5)));
+        cache.replace(vec![]);
+        assert!(!cache.was_deleted("a"), "that it isn't listed says less");
+        cache.bury(Arc::new(object("a", 6)));
+        assert!(cache.was_deleted("a"));
     }
 }

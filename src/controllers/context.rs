@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client, Resource};
 use tokio::sync::watch;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::cache::{Cache, Cached};
 use super::fleet::Fleet;
+use super::vanish::{PAUSE, is_mass};
 use crate::api::site::Site;
 use crate::api::{Flavour, Hypervisor, Image, VirtualFarm, VirtualMachine};
 use crate::clock::Clock;
@@ -88,19 +89,20 @@ pub struct Caches {
 impl Caches {
     /// Empty caches of every kind, and the tasks that fill them as long as they run.
     #[must_use]
-    pub fn new(client: &Client) -> (Self, Vec<BoxFuture<'static, ()>>) {
-        fn of<K: Cached>(client: &Client, filling: &mut Vec<BoxFuture<'static, ()>>) -> Arc<Cache<K>> {
-            let (cache, fill) = Cache::new(Api::all(client.clone()));
+    pub fn new(client: &Client, metrics: &Arc<Metrics>) -> (Self, Vec<BoxFuture<'static, ()>>) {
+        type Filling = Vec<BoxFuture<'static, ()>>;
+        fn of<K: Cached>(client: &Client, metrics: &Arc<Metrics>, filling: &mut Filling) -> Arc<Cache<K>> {
+            let (cache, fill) = Cache::new(Api::all(client.clone()), Arc::clone(metrics));
             filling.push(Box::pin(fill));
             cache
         }
         let mut filling = Vec::new();
         let caches = Self {
-            hypervisors: of(client, &mut filling),
-            images: of(client, &mut filling),
-            flavours: of(client, &mut filling),
-            farms: of(client, &mut filling),
-            machines: of(client, &mut filling),
+            hypervisors: of(client, metrics, &mut filling),
+            images: of(client, metrics, &mut filling),
+            flavours: of(client, metrics, &mut filling),
+            farms: of(client, metrics, &mut filling),
+            machines: of(client, metrics, &mut filling),
         };
         (caches, filling)
     }
@@ -114,6 +116,20 @@ impl Caches {
             self.farms.ready(),
             self.machines.ready(),
         );
+        if self.machines_are_missing() {
+            warn!("farms speak of many more machines than were listed; they are listed again");
+            tokio::time::sleep(PAUSE).await;
+            self.machines.list_again().await;
+        }
+    }
+
+    /// Whether many of the machines that farms count in their statuses aren't there: what was listed first can't be held
+    /// against what was known before.
+    fn machines_are_missing(&self) -> bool {
+        let used = |farm: &Arc<VirtualFarm>| farm.status.as_ref()?.quota_used.as_ref().map(|used| used.instances);
+        let counted: i32 = self.farms.list().iter().filter_map(used).sum();
+        let counted = usize::try_from(counted).unwrap_or_default();
+        is_mass(counted.saturating_sub(self.machines.list().len()), counted)
     }
 }
 

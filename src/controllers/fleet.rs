@@ -1,7 +1,7 @@
 //! The hosts that the operator is connected to, each read at every heartbeat.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::{Stream, StreamExt, stream};
@@ -12,8 +12,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::observed::Observed;
+use super::vanish::{Claims, Guard, Verdict};
 use crate::clock::Clock;
-use crate::libvirt::{DomainUuid, Host, HostError, OwnershipTag, Survey};
+use crate::libvirt::{Certificates, DomainUuid, Host, HostError, OwnershipTag, Survey};
 
 /// How many changes a slow listener may lag behind.
 const BACKLOG: usize = 4096;
@@ -32,6 +33,10 @@ pub struct HostView {
     pub surveyed: Option<Timestamp>,
     /// What the last try ended with, where it failed.
     pub error: Option<HostError>,
+    /// Why what it answered isn't believed yet.
+    pub doubt: Option<String>,
+    /// Since when it has answered without a break.
+    pub answering_since: Option<Timestamp>,
 }
 
 /// Something happened on a host.
@@ -62,6 +67,14 @@ pub struct FleetHost {
     pub making: tokio::sync::RwLock<()>,
     /// Image volumes that nothing needs, and since when.
     idle: Mutex<BTreeMap<String, Timestamp>>,
+    /// What belongs to no object, and since when.
+    orphaned: Mutex<BTreeMap<String, Timestamp>>,
+    /// Machines that the API server was asked for and doesn't have.
+    gone: Mutex<BTreeSet<Uuid>>,
+    /// What is thought of answers in which much is missing.
+    guard: Mutex<Guard>,
+    /// The ends of its certificates, and when they were read.
+    certificates: Mutex<Option<(Timestamp, Certificates)>>,
     /// Guests that were resumed lately, and when.
     resumed: Mutex<BTreeMap<DomainUuid, Timestamp>>,
     /// When what the connection is made from was last looked at, and the generation of the `Hypervisor` then.
@@ -92,14 +105,36 @@ impl FleetHost {
     }
 
     /// Of the volumes that nothing needs now, those that nothing has needed for so long.
-    pub fn idle_for(&self, unused: &BTreeSet<String>, long: Duration, now: Timestamp) -> Vec<String> {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|name, _| unused.contains(name));
-        for name in unused {
-            idle.entry(name.clone()).or_insert(now);
-        }
-        let ripe = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default() >= long;
-        idle.iter().filter(|(_, since)| ripe(**since)).map(|(name, _)| name.clone()).collect()
+    pub fn idle_for(&self, unused: &BTreeSet<String>, long: Duration, now: Timestamp) -> BTreeSet<String> {
+        lasting(&self.idle, unused, long, now)
+    }
+
+    /// Of what belongs to no object now, what hasn't for so long.
+    pub fn orphaned_for(&self, found: &BTreeSet<String>, long: Duration, now: Timestamp) -> BTreeSet<String> {
+        lasting(&self.orphaned, found, long, now)
+    }
+
+    /// Machines that the API server was asked for and doesn't have. A uid is never given twice.
+    pub fn confirmed_gone(&self) -> BTreeSet<Uuid> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The API server doesn't have these.
+    pub fn confirm_gone(&self, machines: impl IntoIterator<Item = Uuid>) {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(machines);
+    }
+
+    /// The ends of its certificates, if they were read within `long` and since it last came back.
+    pub fn known_certificates(&self, long: Duration, now: Timestamp) -> Option<Certificates> {
+        let (read, certificates) = (*self.certificates.lock().unwrap_or_else(PoisonError::into_inner))?;
+        let age = Duration::try_from(now.duration_since(read)).unwrap_or_default();
+        let came_back = self.view().answering_since.is_some_and(|since| since > read);
+        (age < long && !came_back).then_some(certificates)
+    }
+
+    /// The ends of its certificates were read.
+    pub fn note_certificates(&self, certificates: Certificates, now: Timestamp) {
+        *self.certificates.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, certificates));
     }
 
     /// When a guest was last resumed, if that was lately.
@@ -132,6 +167,22 @@ impl FleetHost {
     }
 }
 
+/// Of the names that there are now, those that have been there for so long.
+fn lasting(
+    since: &Mutex<BTreeMap<String, Timestamp>>,
+    names: &BTreeSet<String>,
+    long: Duration,
+    now: Timestamp,
+) -> BTreeSet<String> {
+    let mut since = since.lock().unwrap_or_else(PoisonError::into_inner);
+    since.retain(|name, _| names.contains(name));
+    for name in names {
+        since.entry(name.clone()).or_insert(now);
+    }
+    let ripe = |since: Timestamp| Duration::try_from(now.duration_since(since)).unwrap_or_default() >= long;
+    since.iter().filter(|(_, since)| ripe(**since)).map(|(name, _)| name.clone()).collect()
+}
+
 /// What a machine says counts if it is the one that is meant; one without an identity can't be told from another.
 fn of_the_right_one(expected: Option<Uuid>, survey: Survey) -> Result<Survey, HostError> {
     match (expected, survey.facts.uuid) {
@@ -154,6 +205,7 @@ const OPENING: Duration = Duration::from_secs(10);
 /// All connected hosts.
 pub struct Fleet {
     clock: Clock,
+    claims: OnceLock<Box<dyn Fn(&str, Timestamp) -> Claims + Send + Sync>>,
     began: Instant,
     hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
     changes: broadcast::Sender<Change>,
@@ -163,7 +215,24 @@ impl Fleet {
     /// No hosts yet.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
-        Self { clock, began: Instant::now(), hosts: RwLock::default(), changes: broadcast::Sender::new(BACKLOG) }
+        Self {
+            clock,
+            claims: OnceLock::new(),
+            began: Instant::now(),
+            hosts: RwLock::default(),
+            changes: broadcast::Sender::new(BACKLOG),
+        }
+    }
+
+    /// From here on an answer of a host in which much is missing of what objects claim is doubted.
+    pub fn guard_with(&self, claims: impl Fn(&str, Timestamp) -> Claims + Send + Sync + 'static) {
+        // Only the first counts; there is no second.
+        let _ = self.claims.set(Box::new(claims));
+    }
+
+    /// What objects say that there was on a host before this time.
+    fn claims(&self, host: &str, before: Timestamp) -> Claims {
+        self.claims.get().map(|claims| claims(host, before)).unwrap_or_default()
     }
 
     /// The host of a `Hypervisor`, where there is a connection.
@@ -205,11 +274,17 @@ impl Fleet {
                 last_contact: None,
                 surveyed: None,
                 error: None,
+                doubt: None,
+                answering_since: None,
             }),
             wake: Notify::new(),
             poller: RwLock::new(None),
             making: tokio::sync::RwLock::new(()),
             idle: Mutex::default(),
+            orphaned: Mutex::default(),
+            gone: Mutex::default(),
+            guard: Mutex::default(),
+            certificates: Mutex::default(),
             resumed: Mutex::default(),
             checked: Mutex::default(),
         });
@@ -249,7 +324,8 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
         let Some(begun) = fleet.upgrade().map(|fleet| fleet.clock.now()) else { return };
         let answer = host.survey().await;
         let Some(fleet) = fleet.upgrade() else { return };
-        let changes = take_in(&host, answer, begun, fleet.clock.now());
+        let claims = fleet.claims(&host.name, begun);
+        let changes = take_in(&host, answer, &claims, begun, fleet.clock.now());
         for change in changes {
             // Nobody listening is fine.
             let _ = fleet.changes.send(change);
@@ -261,10 +337,26 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
     }
 }
 
-fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, begun: Timestamp, now: Timestamp) -> Vec<Change> {
+fn take_in(
+    host: &FleetHost,
+    answer: Result<Survey, HostError>,
+    claims: &Claims,
+    begun: Timestamp,
+    now: Timestamp,
+) -> Vec<Change> {
     let mut view = host.view.write().unwrap_or_else(PoisonError::into_inner);
     match answer {
         Ok(survey) => {
+            let (missing, of) = claims.missing_in(&survey);
+            let verdict = host.guard.lock().unwrap_or_else(PoisonError::into_inner).judge(missing, of, now);
+            if let Verdict::Doubted { first } = verdict {
+                let why = format!("{missing} of {of} things that machines have on it are missing in one answer");
+                view.survey = Observed::Unknown { why: why.clone(), since: now };
+                view.last_contact = Some(now);
+                view.error = None;
+                view.doubt = Some(why);
+                return if first { vec![Change::Reach(host.name.clone())] } else { Vec::new() };
+            }
             let survey = Arc::new(survey);
             let changes = differences(&host.name, view.survey.present().map(|before| &**before), &survey);
             *view = HostView {
@@ -272,6 +364,8 @@ fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, begun: Timestamp
                 last_contact: Some(now),
                 surveyed: Some(begun),
                 error: None,
+                doubt: None,
+                answering_since: view.answering_since.or(Some(now)),
             };
             changes
         }
@@ -283,6 +377,8 @@ fn take_in(host: &FleetHost, answer: Result<Survey, HostError>, begun: Timestamp
             let news = view.error.as_ref().map(HostError::reason) != Some(error.reason());
             view.survey = Observed::Unknown { why: error.to_string(), since };
             view.error = Some(error);
+            view.doubt = None;
+            view.answering_since = None;
             if news { vec![Change::Reach(host.name.clone())] } else { Vec::new() }
         }
     }

@@ -12,6 +12,7 @@ pub mod machine;
 pub mod observed;
 pub mod placement;
 pub mod runner;
+pub mod vanish;
 pub mod writes;
 
 use std::sync::Arc;

@@ -36,6 +36,12 @@ pub fn name(uuid: DomainUuid) -> String {
     [DOMAIN_PREFIX, &uuid.to_string()].concat()
 }
 
+/// Whether a domain is called as ours are.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    name.starts_with(DOMAIN_PREFIX)
+}
+
 /// The name of a NIC's device on the host: follows from its address, so that measurements can be told apart. libvirt
 /// would take a name that starts with `vnet` for its own.
 pub(super) fn device(nic: &Nic) -> String {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::certificates::Certificates;
 use super::config::{ConfigError, HostConfig};
 use super::form::Forms;
 use super::spec::{DomainSpec, DomainUuid, Nic, OwnershipTag, VolumeSpec};
@@ -283,6 +284,14 @@ pub trait Host: Send + Sync + 'static {
 
     /// Removes the definition of a domain that is off.
     async fn undefine(&self, uuid: DomainUuid) -> Result<()>;
+
+    /// The space that volumes take; those that aren't there take none.
+    async fn allocation(&self, volumes: &[String]) -> Result<Bytes>;
+
+    /// When the certificates between us and the host end. A host that is reached without has none.
+    async fn certificates(&self) -> Certificates {
+        Certificates::default()
+    }
 
     /// Whether the guest's agent answers now.
     async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool>;

@@ -12,6 +12,7 @@ use tokio::time::interval;
 use virt::domain::Domain;
 
 use super::agent_turns::AgentTurns;
+use super::certificates::{self, Certificates};
 use super::config::{ConfigError, HostConfig};
 use super::credentials::Door;
 use super::error::Failure;
@@ -21,7 +22,7 @@ use super::spec::{DomainSpec, DomainUuid, Nic, VolumeSpec};
 use super::survey::{self, Known};
 use super::volumes::{self, Place};
 use super::{agent, domains, filters, nics, upload};
-use crate::api::DiskFormat;
+use crate::api::{Bytes, DiskFormat};
 use crate::network::RuleSet;
 
 /// How many call deadlines a start may take, and the refreshing of one filter.
@@ -40,6 +41,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub struct LibvirtHost {
     config: HostConfig,
     place: Place,
+    door: Arc<Door>,
     reads: Link,
     writes: Link,
     known: Arc<Known>,
@@ -67,6 +69,7 @@ impl LibvirtHost {
             place: Place { pool: config.pool.clone(), shared: config.shared },
             reads: link(),
             writes: link(),
+            door,
             known: Arc::default(),
             starts: Arc::new(Semaphore::new(config.starts_in_flight.max(1))),
             uploads: Arc::new(Semaphore::new(UPLOADS_IN_FLIGHT)),
@@ -165,6 +168,17 @@ impl Host for LibvirtHost {
     async fn create_volume(&self, volume: &VolumeSpec) -> Result<()> {
         let (place, volume) = (self.place.clone(), volume.clone());
         self.write("create_volume", move |session| volumes::create(session.connection(), &place, &volume)).await
+    }
+
+    async fn allocation(&self, volumes: &[String]) -> Result<Bytes> {
+        let (place, names) = (self.place.clone(), volumes.to_owned());
+        self.read("allocation", move |session| volumes::allocation(session.connection(), &place, &names)).await
+    }
+
+    async fn certificates(&self) -> Certificates {
+        let door = self.door.clone();
+        let addresses = tokio::task::spawn_blocking(move || door.addresses()).await.unwrap_or_default();
+        certificates::read(&self.config.credentials, &addresses).await
     }
 
     async fn write_volume(&self, name: &str, content: &[u8]) -> Result<()> {

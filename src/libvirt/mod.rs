@@ -2,6 +2,7 @@
 
 mod agent;
 mod agent_turns;
+mod certificates;
 mod config;
 mod credentials;
 mod domain_xml;
@@ -23,8 +24,9 @@ mod upload;
 mod volumes;
 
 pub use crate::network::RuleSet;
+pub use certificates::Certificates;
 pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved};
-pub use domain_xml::name as domain_name;
+pub use domain_xml::{is_name as is_domain_name, name as domain_name};
 pub use form::{DomainForm, Forms, NicForm};
 pub use host::{
     Connect, DomainRun, GuestCommand, GuestOutput, Host, HostError, HostFacts, PoolSpace, Progress, Result, StopReason,

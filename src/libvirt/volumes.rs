@@ -117,6 +117,18 @@ pub(super) fn remove(volume: &StorageVol) -> Result<(), Failure> {
     }
 }
 
+/// The space that volumes take.
+pub(super) fn allocation(connection: &Connect, place: &Place, names: &[String]) -> Result<Bytes, Failure> {
+    let pool = place.open(connection)?;
+    let mut sum = Bytes::ZERO;
+    for name in names {
+        if let Some(volume) = find(&pool, name)? {
+            sum = sum + Bytes::new(volume.info()?.allocation);
+        }
+    }
+    Ok(sum)
+}
+
 /// The name of the mark of an incomplete volume.
 pub(super) fn incomplete(name: &str) -> String {
     [name, INCOMPLETE].concat()

@@ -100,7 +100,7 @@ async fn operate(options: Options) -> Result<()> {
     let metrics = Arc::new(Metrics::default());
 
     let mut background = JoinSet::new();
-    let (caches, filling) = Caches::new(&client);
+    let (caches, filling) = Caches::new(&client, &metrics);
     for fill in filling {
         background.spawn(fill);
     }

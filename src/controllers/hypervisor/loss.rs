@@ -114,7 +114,7 @@ pub fn loss(hypervisor: &Hypervisor, seen: &View, reach: Option<&Reach>, patienc
     let since = match reach {
         Some(Reach::Lost { silent: true, .. }) => before.or(Some(whole_seconds(now))),
         // Nobody knows better yet.
-        Some(Reach::Quiet(_)) | None => before,
+        Some(Reach::Quiet(_) | Reach::Doubted(_)) | None => before,
         Some(Reach::Answers | Reach::Lost { .. }) => None,
     };
     let mut loss = Loss { since, fence: fence(hypervisor, seen, reach), ..Loss::default() };

@@ -1,13 +1,17 @@
 //! `Hypervisor`: keeps a connection to each host, tells how it is, and leaves nothing behind on it.
 
 mod act;
+mod certificates;
+mod claims;
 mod copies;
 pub mod loss;
 mod observe;
+mod orphans;
 mod outage;
 mod owners;
 mod plan;
 mod status;
+mod sweep;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +29,7 @@ use super::error::Error;
 use super::fleet::Change;
 use super::runner;
 use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer};
-use crate::api::{FINALIZER, Hypervisor};
+use crate::api::{FINALIZER, Hypervisor, HypervisorStatus};
 use loss::Patience;
 use observe::observe;
 use plan::{Reach, plan};
@@ -36,8 +40,12 @@ const DEBOUNCE: Duration = Duration::from_millis(500);
 /// A Secret that was renewed is noticed within this time.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// What may or may not belong to nobody is looked at again after this time.
+const UNSURE: Duration = Duration::from_secs(5);
+
 /// Runs the controller until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
+    claims::guard(&context);
     let triggers = triggers(&context);
     let hypervisors = Arc::clone(&context.caches.hypervisors);
     runner::run(context, &hypervisors, triggers, DEBOUNCE, shutdown, reconcile).await;
@@ -95,10 +103,10 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
         remove_finalizer(&context, cache, &api, &hypervisor).await?;
         return Ok(Action::await_change());
     }
-    let after = status::status(&hypervisor, &seen, &plan, now);
+    let after = status::status(&hypervisor, &seen, &plan, &context.namespace, now);
     // Others act upon tombstones and fences: a status that was decided from an older one doesn't replace it.
     apply_status_unless_changed(&context, cache, &api, &hypervisor, &status::SHARE, &after).await?;
-    context.metrics.set_tombstones(&hypervisor.name_any(), after.tombstones.len());
+    measure(&context, &hypervisor, &seen, &after);
     for (warning, reason, note) in status::news(&hypervisor, &plan, &after) {
         let about = hypervisor.object_ref(&());
         if warning {
@@ -119,10 +127,22 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
     Ok(Action::requeue(pause(&plan, deleted)))
 }
 
+/// What is counted of a host.
+fn measure(context: &Context, hypervisor: &Hypervisor, seen: &plan::View, after: &HypervisorStatus) {
+    let (metrics, name) = (&context.metrics, hypervisor.name_any());
+    metrics.set_tombstones(&name, after.tombstones.len());
+    metrics.set_orphans(&name, seen.sweep.orphans.domains.len(), seen.sweep.bytes.get());
+    metrics.set_doubted(&name, seen.seen.as_ref().is_some_and(|view| view.doubt.is_some()));
+    for (which, end) in certificates::ends(&seen.certificates) {
+        metrics.set_certificate_expiry(&name, which, end.as_second());
+    }
+}
+
 fn pause(plan: &plan::Plan, deleted: bool) -> Duration {
     match plan.reach {
         _ if deleted || !plan.removals.is_empty() => Duration::from_secs(1),
-        Some(Reach::Quiet(_)) => Duration::from_secs(2),
+        Some(Reach::Quiet(_) | Reach::Doubted(_)) => Duration::from_secs(2),
+        _ if plan.is_unsure => UNSURE,
         _ => plan.loss.again.map_or(STEADY, |again| again.clamp(Duration::from_millis(100), STEADY)),
     }
 }

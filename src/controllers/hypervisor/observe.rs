@@ -4,30 +4,41 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::certificates::is_expiring;
 use super::copies::Owners;
 use super::loss::leaves;
+use super::orphans::Sweep;
 use super::owners::owners;
 use super::plan::{Placed, Refusal, View};
+use super::sweep::sweep;
 use crate::api::{Hypervisor, Image, Resources, Tombstone, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
 use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
-use crate::libvirt::{Credentials, HostConfig, HostError, Survey};
+use crate::libvirt::{Certificates, Credentials, HostConfig, HostError, Survey};
 
 /// An image's volume goes when nothing has needed it for so long: a machine may be about to be made from it.
 const IDLE_FOR: Duration = Duration::from_secs(60);
 
 /// A host's Secret is read again after so long: a host is looked at much more often than its credentials change.
 const CREDENTIALS_FOR: Duration = Duration::from_secs(30);
+
+/// The certificates of a host are looked at again after so long.
+const CERTIFICATES_FOR: Duration = Duration::from_secs(3600);
+
+/// And after so long while one of them is about to end, to notice that it was renewed.
+const EXPIRING_FOR: Duration = Duration::from_secs(50);
 
 /// Looks at everything that the plan needs; connects to the host on the way.
 ///
@@ -56,17 +67,45 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
     let survey = seen.as_ref().and_then(|seen| seen.survey.present().map(Arc::clone));
     let refusal = refusal.or_else(|| same_machine(context, hypervisor, survey.as_deref()));
     let refusal = refusal.or_else(|| replaced(seen.as_ref()?.error.as_ref()?));
+    let stays = hypervisor.metadata.deletion_timestamp.is_none() && refusal.is_none();
+    let sweep = match (&host, &survey) {
+        (Some(host), Some(survey)) if stays => sweep(context, hypervisor, host, survey).await?,
+        _ => Sweep::default(),
+    };
+    let certificates = match &host {
+        Some(host) if survey.is_some() => read_certificates(host, context.clock.now()).await,
+        _ => Certificates::default(),
+    };
     let view = View {
         refusal,
         cached_images: survey.as_deref().map_or_else(Vec::new, |survey| cached(&context.caches.images.list(), survey)),
-        idle_volumes: idle_volumes(context, host.as_deref(), survey.as_deref()),
+        idle_volumes: if sweep.orphans.owners().is_empty() {
+            idle_volumes(context, host.as_deref(), survey.as_deref()).await?
+        } else {
+            // A machine that may be restored needs the image below its disk.
+            BTreeSet::new()
+        },
         placed: context.caches.machines.list().iter().filter_map(|machine| placed_on(machine, hypervisor)).collect(),
         pool_is_shared: shares_its_pool(context, hypervisor),
         most_are_silent: most_are_silent(context, hypervisor),
         owners,
+        sweep,
+        certificates,
         seen,
     };
     Ok((view, host))
+}
+
+/// The ends of the host's certificates, from memory for an hour, for a minute if one of them is near.
+async fn read_certificates(host: &FleetHost, now: Timestamp) -> Certificates {
+    if let Some(known) = host.known_certificates(CERTIFICATES_FOR, now)
+        && (!is_expiring(&known, now) || host.known_certificates(EXPIRING_FOR, now).is_some())
+    {
+        return known;
+    }
+    let certificates = host.host.certificates().await;
+    host.note_certificates(certificates, now);
+    certificates
 }
 
 /// Whether more than half of the hosts of its class would be silent with it.
@@ -244,8 +283,12 @@ fn cached(images: &[Arc<Image>], survey: &Survey) -> Vec<String> {
 
 /// Image volumes on the host that no image and no machine has needed for a while: those of revisions and images that
 /// went. The pool belongs to this cluster alone.
-fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Survey>) -> Vec<String> {
-    let (Some(host), Some(survey)) = (host, survey) else { return Vec::new() };
+async fn idle_volumes(
+    context: &Context,
+    host: Option<&FleetHost>,
+    survey: Option<&Survey>,
+) -> Result<BTreeSet<String>, Error> {
+    let (Some(host), Some(survey)) = (host, survey) else { return Ok(BTreeSet::new()) };
     let images = context.caches.images.list();
     let of_images = images.iter().filter_map(|image| volumes_of(&image.spec).ok());
     let mut needed: BTreeSet<String> =
@@ -256,7 +299,17 @@ fn idle_volumes(context: &Context, host: Option<&FleetHost>, survey: Option<&Sur
     }
     let there = survey.volumes.iter().chain(&survey.incomplete_volumes);
     let unused = there.filter(|name| is_image_volume(name) && !needed.contains(*name));
-    host.idle_for(&unused.cloned().collect(), IDLE_FOR, context.clock.now())
+    let mut idle = host.idle_for(&unused.cloned().collect(), IDLE_FOR, context.clock.now());
+    if !idle.is_empty() {
+        // The API server itself has the last word: a list that lacks an image would empty every host of it.
+        let images: Api<Image> = context.cluster_api();
+        for volumes in
+            images.list(&ListParams::default()).await?.iter().filter_map(|image| volumes_of(&image.spec).ok())
+        {
+            idle.retain(|name| volumes.iter().all(|volume| volume.name != *name));
+        }
+    }
+    Ok(idle)
 }
 
 fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed> {

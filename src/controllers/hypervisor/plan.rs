@@ -1,16 +1,19 @@
 //! All the decisions about a host: no I/O, no clock of its own.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 
 use super::copies::{Copy, Owners, copies, removals};
 use super::loss::{Leaves, Loss, Patience, loss, phase_of_fenced};
-use crate::api::{Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources, Tombstone};
+use super::orphans::Sweep;
+use crate::api::{Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources, SWEEP_ANNOTATION, Tombstone};
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
-use crate::libvirt::{HostFacts, OwnershipTag, PoolSpace, Survey};
+use crate::libvirt::{Certificates, HostFacts, OwnershipTag, PoolSpace, Survey};
 
 /// Why a host isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ pub struct View {
     /// Revisions of images that are complete on it.
     pub cached_images: Vec<String>,
     /// Volumes of images that nothing needs any more.
-    pub idle_volumes: Vec<String>,
+    pub idle_volumes: BTreeSet<String>,
     /// The machines that have it.
     pub placed: Vec<Placed>,
     /// Another host has the same pool: what lies in it is in use.
@@ -62,6 +65,10 @@ pub struct View {
     pub owners: Owners,
     /// Most hosts of its class are silent: rather we than they are cut off.
     pub most_are_silent: bool,
+    /// What on it belongs to no object.
+    pub sweep: Sweep,
+    /// When the certificates between it and us end.
+    pub certificates: Certificates,
 }
 
 /// One thing to do on the host.
@@ -82,6 +89,8 @@ pub enum Reach {
     Answers,
     /// It hasn't for a moment, which says nothing yet.
     Quiet(String),
+    /// It does, and what it says isn't believed yet.
+    Doubted(String),
     /// It doesn't.
     Lost {
         /// One CamelCase word.
@@ -112,6 +121,8 @@ pub struct Plan {
     pub waits: Option<Refusal>,
     /// Nothing of ours is left on it, or nothing can be done about it: the object may go.
     pub release: bool,
+    /// Something on it may or may not belong to an object.
+    pub is_unsure: bool,
 }
 
 /// What to do about a host.
@@ -129,6 +140,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         reach,
         waits: None,
         release: false,
+        is_unsure: seen.sweep.is_unsure,
     };
     if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
         plan.copies = copies(survey, &seen.owners, &plan.loss.tombstones);
@@ -138,7 +150,9 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         leave(&mut plan, seen, survey);
     } else if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
         let idle = seen.idle_volumes.iter().cloned().map(Step::DeleteVolume);
-        plan.steps = unused_filters(survey).chain(idle).collect();
+        let consent = hypervisor.annotations().get(SWEEP_ANNOTATION).map(String::as_str);
+        let orphans = seen.sweep.removals(hypervisor.spec.drift_policy, consent);
+        plan.steps = unused_filters(survey).chain(idle).chain(orphans).collect();
     }
     plan
 }
@@ -147,6 +161,9 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
 fn reach(view: &HostView, unreachable_after: Duration, now: Timestamp) -> Reach {
     let Observed::Unknown { why, since } = &view.survey else { return Reach::Answers };
     let silent = Duration::try_from(now.duration_since(view.last_contact.unwrap_or(*since))).unwrap_or_default();
+    if let Some(doubt) = &view.doubt {
+        return Reach::Doubted(doubt.clone());
+    }
     match &view.error {
         None => Reach::Quiet(why.clone()),
         Some(_) if view.last_contact.is_some() && silent < unreachable_after => Reach::Quiet(why.clone()),
@@ -159,7 +176,7 @@ fn phase(hypervisor: &Hypervisor, seen: &View, reach: Option<&Reach>) -> Hypervi
     match (&seen.refusal, reach) {
         (Some(_), _) => HypervisorPhase::Rejected,
         (None, Some(Reach::Lost { .. })) => HypervisorPhase::Unreachable,
-        (None, Some(Reach::Quiet(_)) | None) => before,
+        (None, Some(Reach::Quiet(_) | Reach::Doubted(_)) | None) => before,
         (None, Some(Reach::Answers)) if hypervisor.spec.maintenance == Maintenance::None => HypervisorPhase::Ready,
         (None, Some(Reach::Answers)) => HypervisorPhase::Maintenance,
     }
@@ -190,7 +207,9 @@ fn leave(plan: &mut Plan, seen: &View, survey: Option<&Survey>) {
             let message = "filters, image copies and what is left of machines are being removed from it";
             plan.waits = Some(Refusal::new("Cleaning", message));
         }
-        (None, Some(Reach::Quiet(why))) => plan.waits = Some(Refusal::new("WaitingForHost", why.clone())),
+        (None, Some(Reach::Quiet(why) | Reach::Doubted(why))) => {
+            plan.waits = Some(Refusal::new("WaitingForHost", why.clone()))
+        }
         // What it keeps nobody speaks of any more, or somebody has to see to who can reach it: no reason to hold the object.
         (None, Some(Reach::Lost { .. } | Reach::Answers) | None) => plan.release = true,
     }

@@ -4,7 +4,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::certificates::{self, CERTIFICATE_EXPIRING};
 use super::loss::{FENCED, is_stated};
+use super::orphans::ORPHANS;
 use super::outage::{STRAY_COPIES, fenced, losses, removing, stray_copies, unfence};
 use super::plan::{self, Plan, Reach, Refusal, View};
 use crate::api::conditions::{self, READY, State};
@@ -32,14 +34,17 @@ pub const SHARE: Share = Share {
         "unreachableSince",
         "tombstones",
     ],
-    conditions: &[READY, "Reachable", "Schedulable", FENCED, STRAY_COPIES, "Deleting"],
+    conditions: &[READY, "Reachable", "Schedulable", FENCED, STRAY_COPIES, ORPHANS, CERTIFICATE_EXPIRING, "Deleting"],
 };
+
+/// Reason of a host whose answer isn't believed, because much is missing in it.
+const MASS_VANISH: &str = "MassVanish";
 
 /// How many revisions the status lists.
 const LISTED_IMAGES: usize = 256;
 
 /// The controller's share of the status.
-pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, now: Timestamp) -> HypervisorStatus {
+pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str, now: Timestamp) -> HypervisorStatus {
     let before = hypervisor.status.clone().unwrap_or_default();
     let generation = hypervisor.metadata.generation;
     let allocated = plan::allocated(&seen.placed);
@@ -50,7 +55,12 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, now: Timestamp)
         machines: i32::try_from(seen.placed.len()).ok(),
         unreachable_since: plan.loss.since.map(Time),
         tombstones: plan.loss.tombstones.clone(),
-        conditions: conditions::stamp(states(hypervisor, seen, plan), &before.conditions, generation, now),
+        conditions: conditions::stamp(
+            states(hypervisor, seen, plan, namespace, now),
+            &before.conditions,
+            generation,
+            now,
+        ),
         ..before
     };
     if let Some(survey) = seen.seen.as_ref().and_then(|view| view.survey.present()) {
@@ -78,12 +88,16 @@ fn whole_minute(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second().div_euclid(60) * 60).unwrap_or(time)
 }
 
-fn states(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> Vec<State> {
+fn states(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str, now: Timestamp) -> Vec<State> {
     let mut states = vec![ready(hypervisor, seen, plan)];
     states.extend(plan.reach.as_ref().map(reachable));
     states.push(schedulable(hypervisor, seen, plan));
     states.extend(plan.loss.fence.map(|fence| fenced(hypervisor, fence)));
     states.extend(stray_copies(plan));
+    if matches!(plan.reach, Some(Reach::Answers)) && seen.refusal.is_none() {
+        states.push(seen.sweep.state(&hypervisor.name_any()));
+    }
+    states.extend(certificates::state(hypervisor, &seen.certificates, namespace, now));
     if hypervisor.metadata.deletion_timestamp.is_some() {
         let cleaning = Refusal::new("Cleaning", "it is being let go");
         let waits = plan.waits.as_ref().unwrap_or(&cleaning);
@@ -99,15 +113,24 @@ fn ready(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     match &plan.reach {
         Some(Reach::Answers) => State::yes(READY, "Answers", format!("{} answers", hypervisor.spec.uri)),
         Some(Reach::Quiet(why)) => State::unknown(READY, "NotAnswering", why.clone()),
+        Some(Reach::Doubted(why)) => State::unknown(READY, MASS_VANISH, doubt(why)),
         Some(Reach::Lost { reason, message, .. }) => State::no(READY, *reason, message.clone()),
         None => State::unknown(READY, "Connecting", "no connection yet"),
     }
+}
+
+/// Said while an answer in which much is missing isn't believed.
+fn doubt(why: &str) -> String {
+    format!(
+        "{why}: nothing is made or removed before a second answer says the same; is its pool mounted, is its libvirtd whole?"
+    )
 }
 
 fn reachable(reach: &Reach) -> State {
     match reach {
         Reach::Answers => State::yes("Reachable", "Answers", "the host answers"),
         Reach::Quiet(why) => State::unknown("Reachable", "NotAnswering", why.clone()),
+        Reach::Doubted(why) => State::unknown("Reachable", MASS_VANISH, doubt(why)),
         Reach::Lost { reason, message, .. } => State::no("Reachable", *reason, message.clone()),
     }
 }
@@ -140,7 +163,16 @@ pub type News = (bool, String, String);
 
 /// What is worth an event in the step from the old status to the new.
 pub fn news(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) -> Vec<News> {
-    answer(hypervisor, after).into_iter().chain(losses(hypervisor, plan, after)).collect()
+    let warned = [ORPHANS, CERTIFICATE_EXPIRING].into_iter().filter_map(|kind| warning(hypervisor, kind, after));
+    answer(hypervisor, after).into_iter().chain(losses(hypervisor, plan, after)).chain(warned).collect()
+}
+
+/// A condition that came true, or is true for another reason.
+fn warning(hypervisor: &Hypervisor, kind: &str, after: &HypervisorStatus) -> Option<News> {
+    let before = hypervisor.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+    let new = conditions::find(&after.conditions, kind).filter(|new| new.status == "True")?;
+    let told = conditions::find(before, kind).is_some_and(|old| old.status == "True" && old.reason == new.reason);
+    (!told).then(|| (true, kind.to_owned(), format!("{}: {}", hypervisor.name_any(), new.message)))
 }
 
 fn answer(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<News> {
@@ -154,6 +186,7 @@ fn answer(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<News> {
     match new.status.as_str() {
         "True" => Some((false, "HostReady".into(), message)),
         "False" => Some((true, new.reason.clone(), message)),
+        "Unknown" if new.reason == MASS_VANISH => Some((true, new.reason.clone(), message)),
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
 //! What is decided about a host: when it is lost, what is given up on it then, and what is removed when it returns.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use kube::ResourceExt;
 
 use super::copies::{Owners, Standing, Whereabouts};
 use super::loss::{Fence, Leaves, MOST_TOMBSTONES, Patience, leaves};
+use super::orphans::Sweep;
 use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, plan};
 use super::status::status;
 use crate::api::conditions::find;
@@ -19,7 +21,9 @@ use crate::api::{
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{machine, running_on};
-use crate::libvirt::{DomainRun, DomainUuid, HostError, OwnershipTag, StopReason, Survey, SurveyedDomain};
+use crate::libvirt::{
+    Certificates, DomainRun, DomainUuid, HostError, OwnershipTag, StopReason, Survey, SurveyedDomain,
+};
 
 const PATIENCE: Patience = Patience {
     unreachable_after: Duration::from_secs(40),
@@ -33,7 +37,7 @@ fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
 }
 
-fn hypervisor() -> Hypervisor {
+pub(super) fn hypervisor() -> Hypervisor {
     let mut hypervisor = Hypervisor::new(
         "worker-1",
         HypervisorSpec {
@@ -63,6 +67,8 @@ fn answering(survey: Survey) -> HostView {
         last_contact: Some(at(100)),
         surveyed: Some(at(100)),
         error: None,
+        doubt: None,
+        answering_since: None,
     }
 }
 
@@ -72,6 +78,8 @@ fn silent(last_contact: Option<i64>) -> HostView {
         last_contact: last_contact.map(at),
         surveyed: last_contact.map(at),
         error: Some(HostError::Unreachable { operation: "survey", message: "no route".into() }),
+        doubt: None,
+        answering_since: None,
     }
 }
 
@@ -80,11 +88,13 @@ fn view(seen: HostView) -> View {
         refusal: None,
         seen: Some(seen),
         cached_images: Vec::new(),
-        idle_volumes: Vec::new(),
+        idle_volumes: BTreeSet::new(),
         placed: Vec::new(),
         pool_is_shared: false,
         owners: Owners::default(),
         most_are_silent: false,
+        sweep: Sweep::default(),
+        certificates: Certificates::default(),
     }
 }
 
@@ -190,7 +200,7 @@ fn what_may_be_promised_is_less_what_is_kept_back_times_overcommit() {
 
 /// The next look at a host, after what was decided has been written.
 fn after(mut hypervisor: Hypervisor, view: &View, plan: &Plan, now: i64) -> Hypervisor {
-    hypervisor.status = Some(status(&hypervisor, view, plan, at(now)));
+    hypervisor.status = Some(status(&hypervisor, view, plan, "cascina-system", at(now)));
     hypervisor
 }
 

@@ -6,7 +6,7 @@ mod drift;
 mod host;
 mod observe;
 mod plan;
-mod recipe;
+pub mod recipe;
 mod situation;
 mod status;
 #[cfg(test)]

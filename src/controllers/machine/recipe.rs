@@ -218,7 +218,8 @@ fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, 
     })
 }
 
-fn disks(
+/// The root disk, the data disk, and the volumes that they are.
+pub fn disks(
     uid: Uuid,
     flavour: &PinnedFlavour,
     image: &PinnedImage,

@@ -1,0 +1,97 @@
+//! Looks for what on a host belongs to no object, twice and at the API server itself before anything is concluded.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use kube::api::ListParams;
+use kube::{Api, ResourceExt};
+use uuid::Uuid;
+
+use super::orphans::{Sweep, find};
+use crate::api::{Bytes, Hypervisor, VirtualMachine};
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::fleet::FleetHost;
+use crate::libvirt::{Forms, Survey};
+
+/// What belongs to no object for so long isn't on its way in or out.
+const GRACE: Duration = Duration::from_secs(20);
+
+/// More volumes than these aren't measured.
+const MEASURED: usize = 64;
+
+/// Looks for what on a host belongs to no object.
+///
+/// # Errors
+/// The API server can't be asked.
+pub async fn sweep(
+    context: &Context,
+    hypervisor: &Hypervisor,
+    host: &FleetHost,
+    survey: &Survey,
+) -> Result<Sweep, Error> {
+    let known = uids(context.caches.machines.list().iter().map(|machine| machine.metadata.uid.clone()));
+    let given_up = hypervisor.status.iter().flat_map(|status| &status.tombstones);
+    let known = &known | &uids(given_up.map(|tombstone| Some(tombstone.uid.clone())));
+    let found = find(survey, &context.cluster, speaks_for_its_pool(context, hypervisor), |uid| known.contains(&uid));
+    let names = found.names();
+    let ripe = host.orphaned_for(&names, GRACE, context.clock.now());
+    let mut orphans = found.only(&ripe);
+    let unconfirmed: BTreeSet<_> = orphans.owners().difference(&host.confirmed_gone()).copied().collect();
+    if !unconfirmed.is_empty() {
+        let machines: Api<VirtualMachine> = Api::all(context.client.clone());
+        // Without a resource version the API server asks its storage, and not a cache.
+        let listed = machines.list_metadata(&ListParams::default()).await?;
+        let there = uids(listed.items.iter().map(ResourceExt::uid));
+        host.confirm_gone(unconfirmed.difference(&there).copied());
+        orphans = orphans.without(&there);
+    }
+    let measured: Vec<_> = orphans.volumes.keys().take(MEASURED).cloned().collect();
+    let bytes = if measured.is_empty() {
+        Bytes::ZERO
+    } else {
+        // What they take is good to know; that it isn't known keeps nothing from being told.
+        host.host.allocation(&measured).await.unwrap_or_default()
+    };
+    let was_deleted = |owner: &Uuid| context.caches.machines.was_deleted(&owner.to_string());
+    Ok(Sweep {
+        deleted: orphans.owners().into_iter().filter(was_deleted).collect(),
+        used: used_volumes(context, hypervisor, &orphans.owners()),
+        is_unsure: ripe.len() < names.len(),
+        bytes,
+        orphans,
+    })
+}
+
+fn uids(uids: impl Iterator<Item = Option<String>>) -> BTreeSet<Uuid> {
+    uids.filter_map(|uid| uid?.parse().ok()).collect()
+}
+
+/// Of the hosts that see a pool one tells of it.
+fn speaks_for_its_pool(context: &Context, hypervisor: &Hypervisor) -> bool {
+    let Some(shared) = &hypervisor.spec.storage.shared else { return true };
+    let hypervisors = context.caches.hypervisors.list();
+    let first = hypervisors.iter().find(|other| {
+        let stays = other.metadata.deletion_timestamp.is_none();
+        stays && other.spec.storage.shared.as_ref() == Some(shared)
+    });
+    first.is_some_and(|first| first.uid() == hypervisor.uid())
+}
+
+/// The volumes that domains of hosts with this pool have, those of the owners left out.
+fn used_volumes(context: &Context, hypervisor: &Hypervisor, owners: &BTreeSet<Uuid>) -> BTreeSet<String> {
+    let shared = &hypervisor.spec.storage.shared;
+    let hypervisors = context.caches.hypervisors.list();
+    let of_pool = hypervisors
+        .iter()
+        .filter(|other| other.uid() == hypervisor.uid() || shared.is_some() && other.spec.storage.shared == *shared);
+    let mut used = BTreeSet::new();
+    for view in of_pool.filter_map(|other| Some(context.fleet.get(&other.name_any())?.view())) {
+        let domains = view.survey.present().into_iter().flat_map(|survey| &survey.domains);
+        for (_, domain) in domains.filter(|(uuid, _)| !owners.contains(&uuid.0)) {
+            let forms = domain.forms.iter().flat_map(|forms: &std::sync::Arc<Forms>| [&forms.running, &forms.defined]);
+            used.extend(forms.flatten().flat_map(|form| form.disks.values().cloned()));
+        }
+    }
+    used
+}
