@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::{Bytes, DiskFormat, Virtualization};
@@ -170,4 +171,33 @@ pub struct DomainSpec {
     pub shared_storage: bool,
     /// Serial console.
     pub console: ConsoleLog,
+}
+
+impl DomainSpec {
+    /// Hash of what makes a running domain differ from a restarted one: everything but the tag itself.
+    #[must_use]
+    pub fn content_hash(&self) -> String {
+        let Self {
+            uuid: _,
+            title: _,
+            role: _,
+            tag: _,
+            virtualization,
+            cpus,
+            memory,
+            firmware,
+            root,
+            data,
+            seed,
+            nics,
+            shared_storage,
+            console,
+        } = self;
+        let filters: Vec<_> = nics.iter().map(|nic| nic.rules.filter_name()).collect();
+        let parts = format!(
+            "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {filters:?} {shared_storage} {console:?}"
+        );
+        let digest = Sha256::digest(parts);
+        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
 }

@@ -2,7 +2,6 @@
 
 use std::net::Ipv4Addr;
 
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::{
@@ -102,7 +101,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
         shared_storage: from.hypervisor.spec.storage.shared.is_some(),
         console: ConsoleLog::Pty,
     };
-    domain.tag.spec_hash = spec_hash(&domain);
+    domain.tag.spec_hash = domain.content_hash();
     let image_volumes = image.volumes().map(str::to_owned).collect();
     Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed.image, image_volumes })
 }
@@ -147,32 +146,6 @@ pub fn volume_prefix(uid: Uuid) -> String {
 pub fn uid(machine: &VirtualMachine) -> Result<Uuid, Refusal> {
     let uid = machine.metadata.uid.as_deref().and_then(|uid| uid.parse().ok());
     uid.ok_or_else(|| Refusal::new("NoUid", "the object has no uid that is a UUID"))
-}
-
-/// Hash of what makes a running domain differ from a restarted one: everything but the tag itself.
-fn spec_hash(domain: &DomainSpec) -> String {
-    let DomainSpec {
-        uuid: _,
-        title: _,
-        role: _,
-        tag: _,
-        virtualization,
-        cpus,
-        memory,
-        firmware,
-        root,
-        data,
-        seed,
-        nics,
-        shared_storage,
-        console,
-    } = domain;
-    let filters: Vec<_> = nics.iter().map(|nic| nic.rules.filter_name()).collect();
-    let parts = format!(
-        "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {filters:?} {shared_storage} {console:?}"
-    );
-    let digest = Sha256::digest(parts);
-    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn place_in_network(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<(Ipv4Addr, FarmNetwork), Refusal> {
