@@ -134,7 +134,8 @@ const (
 	vlanTag
 	stealByFrame
 	stealByLinkLocal
-	lesson // tells the bridge where a card is; counted nowhere
+	lesson // honest frames by the way, which no check counts
+	theft  // the frame that shall take over a place
 )
 
 var checkNames = []string{

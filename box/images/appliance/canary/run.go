@@ -21,7 +21,7 @@ const (
 	frames = 3
 	// What shall arrive may take so long, on a host that has much to do.
 	patience = time.Second
-	// What shall not arrive gets so long to do it all the same.
+	// What shall not arrive gets so long to do it all the same, once what was sent after it has arrived.
 	grace = 60 * time.Millisecond
 )
 
@@ -43,15 +43,15 @@ func tryAll(air air, who Parties, nonce [8]byte) []check {
 	for number := crossFarmUnicast; number <= vlanTag; number++ {
 		test.attack(number)
 	}
-	time.Sleep(grace)
+	test.settle()
 	for number := crossFarmUnicast; number <= vlanTag; number++ {
 		checks = append(checks, test.strayed(number))
 	}
 	for number := stealByFrame; number <= stealByLinkLocal; number++ {
 		test.teach()
-		attack := attacks[checkNames[number]](who, mark{nonce, lesson})
+		attack := attacks[checkNames[number]](who, mark{nonce, theft})
 		test.send(attacker, attack)
-		time.Sleep(grace)
+		test.settle()
 		checks = append(checks, test.deliver(number))
 	}
 	test.teach() // what was stolen is given back
@@ -68,10 +68,19 @@ type test struct {
 func (t *test) send(at int, frame []byte) { _ = t.air.sendFrom(at, frame, frames) }
 
 // teach lets the bridge learn where the victim is.
-func (t *test) teach() {
-	before := t.air.heardOn(peer, lesson)
-	t.send(victim, honest(t.who.victim, t.who.peer, mark{t.nonce, lesson}))
-	t.wait(func() bool { return t.air.heardOn(peer, lesson) > before })
+func (t *test) teach() { t.toPeer(victim, t.who.victim) }
+
+// settle waits until whatever the attacker sent has been where it can get.
+func (t *test) settle() {
+	t.toPeer(attacker, t.who.attacker)
+	time.Sleep(grace)
+}
+
+// toPeer sends honest frames to the peer and waits for them: what was sent before them is there, too.
+func (t *test) toPeer(at int, from Station) {
+	enough := t.air.heardOn(peer, lesson) + frames
+	t.send(at, honest(from, t.who.peer, mark{t.nonce, lesson}))
+	t.wait(func() bool { return t.air.heardOn(peer, lesson) >= enough })
 }
 
 // deliver sends honest frames from the peer to the victim and tells who got them.

@@ -106,7 +106,7 @@ type wires struct {
 	stop  chan struct{}
 	ears  sync.WaitGroup
 	mutex sync.Mutex
-	heard [cards][lesson + 1]int
+	heard [cards][theft + 1]int
 	nonce [8]byte
 }
 
@@ -140,7 +140,7 @@ func (w *wires) count(at int, frame []byte) {
 		return
 	}
 	check := int(frame[found+markLength-1])
-	if check > lesson {
+	if check > theft {
 		return
 	}
 	w.mutex.Lock()
