@@ -17,6 +17,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ use tokio::time::Instant;
 
 use self::observe::{Memory, View, lock, look, look_only};
 use self::status::{NETWORK_READY, SHARE};
-use super::cache::reference;
+use super::cache::{Key, reference};
 use super::context::Context;
 use super::error::Error;
 use super::placement::observe::{World, key};
@@ -37,7 +38,9 @@ use super::placement::plan::Wait;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::conditions::{find, is_true};
-use crate::api::{DRY_RUN_ANNOTATION, FINALIZER, VirtualFarm, VirtualFarmStatus, VirtualMachine, is_annotated};
+use crate::api::{
+    DRY_RUN_ANNOTATION, FINALIZER, Hypervisor, VirtualFarm, VirtualFarmStatus, VirtualMachine, is_annotated,
+};
 
 /// A farm is looked at this often even if nothing changes.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -66,7 +69,8 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     .await;
 }
 
-/// What wakes a farm besides itself: its machines, a network that somebody (a farm, or a host that returned) gives back, the site's pool and quota.
+/// What wakes a farm besides itself: its machines, a network that somebody (a farm, or a host that returned) gives back,
+/// an address that is kept on a lost host or isn't any more, the site's pool and quota.
 fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>> {
     let machines = context.caches.machines.changes().map(|machine| farms_of(&machine));
     let without_network = {
@@ -79,7 +83,20 @@ fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>
         let context = Arc::clone(context);
         site_changes(&context).map(move |()| all_farms(&context))
     };
-    select_all([machines.boxed(), without_network.boxed(), all.boxed()]).flat_map(stream::iter).boxed()
+    let kept = context.caches.hypervisors.changes().scan(HashMap::new(), |known, host| {
+        let after = kept_addresses(&host);
+        let before = known.insert(host.name_any(), after.clone()).unwrap_or_default();
+        let farms = before.symmetric_difference(&after).map(|(farm, _)| reference(&farm.0, &farm.1));
+        std::future::ready(Some(farms.collect()))
+    });
+    select_all([machines.boxed(), without_network.boxed(), all.boxed(), kept.boxed()]).flat_map(stream::iter).boxed()
+}
+
+/// The addresses that nobody gets because copies of machines may still run on a host with them, and their farms.
+fn kept_addresses(host: &Hypervisor) -> BTreeSet<(Key, Option<String>)> {
+    let tombstones = host.status.iter().flat_map(|status| &status.tombstones);
+    let kept = tombstones.map(|stone| ((stone.namespace.clone(), stone.farm.clone()), stone.address.clone()));
+    kept.collect()
 }
 
 /// The farm that a machine names and the one that made it: the same, unless somebody meddles.
