@@ -1,5 +1,7 @@
 //! What Prometheus is told.
 
+mod isolation;
+
 use std::time::Duration;
 
 use kube::Resource;
@@ -10,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use self::isolation::IsolationMetrics;
 use crate::api::Phase;
 use crate::libvirt::CallObserver;
 
@@ -33,6 +36,8 @@ pub struct Metrics {
     vanish_guard: Family<GuardLabels, Counter>,
     certificate_expiry: Family<CertificateLabels, Gauge>,
     leader: Gauge,
+    /// What tests of isolation came to.
+    pub isolation: IsolationMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -119,6 +124,7 @@ impl Default for Metrics {
             vanish_guard: Family::default(),
             certificate_expiry: Family::default(),
             leader: Gauge::default(),
+            isolation: IsolationMetrics::default(),
         };
         metrics.register();
         metrics
@@ -176,6 +182,7 @@ impl Metrics {
             self.certificate_expiry.clone(),
         );
         registry.register("leader", "1 while this instance leads", self.leader.clone());
+        self.isolation.register(registry);
     }
 
     /// Machines by phase, counted anew.

@@ -14,6 +14,8 @@ mod bad_hosts;
 mod bad_images;
 #[path = "box/bad_input.rs"]
 mod bad_input;
+#[path = "box/canary.rs"]
+mod canary;
 #[path = "box/certificates.rs"]
 mod certificates;
 #[path = "box/drift.rs"]

@@ -266,6 +266,21 @@ pub struct Tombstone {
     pub since: Time,
 }
 
+/// What is known of a host's isolation.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Isolation {
+    /// Which pair of the site's networks for self-tests is this host's.
+    pub slot: i32,
+    /// When every attack last failed; while all is well, not told more often than once a minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_verified: Option<Time>,
+    /// Attacks that succeeded at the last try.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub leaks: Vec<String>,
+}
+
 /// What is known of a host.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -281,7 +296,7 @@ pub struct HypervisorStatus {
     /// What is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Resources>,
-    /// What may be promised: capacity less reserved, times overcommit.
+    /// What may be promised: capacity less reserved and the canary's memory, times overcommit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocatable: Option<Resources>,
     /// What is promised to machines.
@@ -309,6 +324,9 @@ pub struct HypervisorStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub cached_images: Vec<String>,
+    /// What is known of its isolation from attacks by the operator's own guest on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
     /// When the host last answered, to the minute while all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_contact: Option<Time>,

@@ -44,7 +44,7 @@ pub struct HostView {
 pub enum Change {
     /// It answers, or doesn't any more.
     Reach(String),
-    /// Its volumes or filters are others.
+    /// Its volumes, filters or canary are others.
     Stock(String),
     /// A domain of ours appeared, disappeared, started or stopped.
     Domain(String, OwnershipTag),
@@ -396,7 +396,15 @@ fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change>
             changes.push(Change::Domain(name.to_owned(), tag));
         }
     }
-    if before.volumes != now.volumes || before.filters != now.filters || before.facts != now.facts {
+    let canaries = |survey: &Survey| {
+        let ours = survey.domains.iter().filter(|(_, domain)| domain.canary.is_some());
+        ours.map(|(uuid, domain)| (*uuid, domain.run)).collect::<Vec<_>>()
+    };
+    if canaries(before) != canaries(now)
+        || before.volumes != now.volumes
+        || before.filters != now.filters
+        || before.facts != now.facts
+    {
         changes.push(Change::Stock(name.to_owned()));
     }
     changes

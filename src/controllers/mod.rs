@@ -8,6 +8,7 @@ pub mod farm;
 pub mod fleet;
 pub mod hypervisor;
 pub mod image;
+pub mod isolation;
 pub mod machine;
 pub mod observed;
 pub mod placement;
@@ -28,6 +29,7 @@ pub async fn run(context: Arc<Context>, store: Arc<ImageStore>, stop: Cancellati
     tokio::join!(
         hypervisor::run(Arc::clone(&context), shutdown()),
         image::run(Arc::clone(&context), store, shutdown()),
+        isolation::run(Arc::clone(&context), shutdown()),
         farm::run(Arc::clone(&context), shutdown()),
         placement::run(Arc::clone(&context), shutdown()),
         machine::run(Arc::clone(&context), shutdown()),

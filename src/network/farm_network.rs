@@ -86,6 +86,12 @@ pub fn free_network(pool: Ipv4Net, taken: &BTreeSet<FarmNetwork>) -> Option<Farm
     pool.subnets(24).ok()?.skip(skipped).map(FarmNetwork).find(|network| !taken.contains(network))
 }
 
+/// The /24 of a pool with this number.
+#[must_use]
+pub fn numbered_network(pool: Ipv4Net, number: usize) -> Option<FarmNetwork> {
+    pool.subnets(24).ok()?.nth(number).map(FarmNetwork)
+}
+
 impl fmt::Display for FarmNetwork {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
@@ -136,6 +142,8 @@ mod tests {
         let pool = "172.16.0.0/16".parse().unwrap();
         let taken = BTreeSet::from([network("172.16.1.0/24"), network("172.16.3.0/24")]);
         assert_eq!(free_network(pool, &taken), Some(network("172.16.2.0/24")));
+        assert_eq!(numbered_network(pool, 3), Some(network("172.16.3.0/24")));
+        assert_eq!(numbered_network(pool, 256), None);
         let one = "10.1.2.0/24".parse().unwrap();
         assert_eq!(free_network(one, &BTreeSet::new()), Some(network("10.1.2.0/24")));
         assert_eq!(free_network(one, &BTreeSet::from([network("10.1.2.0/24")])), None);

@@ -4,6 +4,6 @@ mod farm_network;
 pub mod filters;
 mod mac;
 
-pub use farm_network::{FarmNetwork, NotAFarmNetwork, free_network};
+pub use farm_network::{FarmNetwork, NotAFarmNetwork, free_network, numbered_network};
 pub use filters::RuleSet;
 pub use mac::{BadMac, MacAddress};

@@ -24,6 +24,7 @@ use crate::api::{Hypervisor, Image, Resources, Tombstone, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
+use crate::controllers::isolation::kept_back;
 use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
 use crate::libvirt::{Certificates, Credentials, HostConfig, HostError, Survey};
@@ -91,6 +92,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         owners,
         sweep,
         certificates,
+        kept_back: kept_back(&context.site()),
         seen,
     };
     Ok((view, host))

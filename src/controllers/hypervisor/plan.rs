@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use super::copies::{Copy, Owners, copies, removals};
 use super::loss::{Leaves, Loss, Patience, loss, phase_of_fenced};
 use super::orphans::Sweep;
-use crate::api::{Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources, SWEEP_ANNOTATION, Tombstone};
+use crate::api::{Bytes, Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources, SWEEP_ANNOTATION, Tombstone};
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
@@ -69,6 +69,8 @@ pub struct View {
     pub sweep: Sweep,
     /// When the certificates between it and us end.
     pub certificates: Certificates,
+    /// Memory that its canary has.
+    pub kept_back: Bytes,
 }
 
 /// One thing to do on the host.
@@ -147,7 +149,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         plan.removals = removals(survey, &plan.copies, &plan.loss.tombstones, &seen.owners);
     }
     if hypervisor.metadata.deletion_timestamp.is_some() {
-        leave(&mut plan, seen, survey);
+        leave(&mut plan, hypervisor, seen, survey);
     } else if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
         let idle = seen.idle_volumes.iter().cloned().map(Step::DeleteVolume);
         let consent = hypervisor.annotations().get(SWEEP_ANNOTATION).map(String::as_str);
@@ -189,7 +191,7 @@ fn unused_filters(survey: &Survey) -> impl Iterator<Item = Step> + '_ {
 }
 
 /// The host goes: not while machines have it, and not before our files are gone from it.
-fn leave(plan: &mut Plan, seen: &View, survey: Option<&Survey>) {
+fn leave(plan: &mut Plan, hypervisor: &Hypervisor, seen: &View, survey: Option<&Survey>) {
     if !seen.placed.is_empty() {
         let names: Vec<_> = seen.placed.iter().take(5).map(|placed| placed.name.as_str()).collect();
         let message = format!("{} machines have it; delete them first: {}", seen.placed.len(), names.join(", "));
@@ -203,8 +205,8 @@ fn leave(plan: &mut Plan, seen: &View, survey: Option<&Survey>) {
             let ours = |name: &&String| is_image_volume(name) && !seen.pool_is_shared;
             let images = survey.volumes.iter().filter(ours).cloned().map(Step::DeleteVolume);
             plan.steps = unused_filters(survey).chain(images).collect();
-            plan.release = plan.steps.is_empty() && plan.removals.is_empty();
-            let message = "filters, image copies and what is left of machines are being removed from it";
+            plan.release = plan.steps.is_empty() && plan.removals.is_empty() && !has_canary(hypervisor, survey);
+            let message = "canary, filters, image copies and what is left of machines are being removed from it";
             plan.waits = Some(Refusal::new("Cleaning", message));
         }
         (None, Some(Reach::Quiet(why) | Reach::Doubted(why))) => {
@@ -213,6 +215,13 @@ fn leave(plan: &mut Plan, seen: &View, survey: Option<&Survey>) {
         // What it keeps nobody speaks of any more, or somebody has to see to who can reach it: no reason to hold the object.
         (None, Some(Reach::Lost { .. } | Reach::Answers) | None) => plan.release = true,
     }
+}
+
+/// Whether the guest that tests its isolation is still there.
+fn has_canary(hypervisor: &Hypervisor, survey: &Survey) -> bool {
+    let uid = hypervisor.metadata.uid.as_deref();
+    let mut canaries = survey.domains.values().filter_map(|domain| domain.canary.as_ref());
+    canaries.any(|canary| Some(canary.uid.to_string().as_str()) == uid)
 }
 
 /// What is there: what libvirt says, where the spec doesn't say otherwise.
@@ -224,14 +233,15 @@ pub fn capacity(overrides: Option<&Capacity>, facts: &HostFacts, space: PoolSpac
     }
 }
 
-/// What may be promised: capacity less what is kept back, times overcommit. Storage is never overcommitted.
-pub fn allocatable(hypervisor: &Hypervisor, capacity: Resources) -> Resources {
+/// What may be promised: capacity less what is kept back for the host and its canary, times overcommit. Storage is never
+/// overcommitted.
+pub fn allocatable(hypervisor: &Hypervisor, capacity: Resources, canary: Bytes) -> Resources {
     let reserved = hypervisor.spec.reserved.unwrap_or_default();
     let overcommit = hypervisor.spec.overcommit;
     let cpus = f64::from((capacity.cpu - reserved.cpu.unwrap_or(0)).max(0)) * overcommit.cpu;
     Resources {
         cpu: cpus as i32,
-        memory: capacity.memory.saturating_sub(reserved.memory.unwrap_or_default()).scaled(overcommit.memory),
+        memory: capacity.memory.saturating_sub(reserved.memory.unwrap_or_default() + canary).scaled(overcommit.memory),
         storage: capacity.storage.saturating_sub(reserved.storage.unwrap_or_default()),
     }
 }

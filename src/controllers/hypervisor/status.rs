@@ -11,6 +11,7 @@ use super::outage::{STRAY_COPIES, fenced, losses, removing, stray_copies, unfenc
 use super::plan::{self, Plan, Reach, Refusal, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{Hypervisor, HypervisorStatus, Maintenance};
+use crate::controllers::isolation::admits_machines;
 use crate::controllers::writes::Share;
 
 /// What of the status the controller writes.
@@ -74,7 +75,7 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str
         let contact = seen.seen.as_ref().and_then(|view| view.last_contact);
         status.last_contact = contact.map(whole_minute).map(Time);
     }
-    status.allocatable = status.capacity.map(|capacity| plan::allocatable(hypervisor, capacity));
+    status.allocatable = status.capacity.map(|capacity| plan::allocatable(hypervisor, capacity, seen.kept_back));
     if let Some(allocatable) = status.allocatable {
         status.cpu_allocation = Some(format!("{}/{}", allocated.cpu, allocatable.cpu));
         status.memory_allocation =
@@ -153,6 +154,9 @@ fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
         return State::no("Schedulable", "RemovingStaleCopies", removing(plan));
     }
     match &plan.reach {
+        Some(Reach::Answers) if !hypervisor.status.as_ref().is_some_and(admits_machines) => {
+            State::no("Schedulable", "IsolationNotVerified", "see the condition IsolationVerified")
+        }
         Some(Reach::Answers) => State::yes("Schedulable", "Open", "new machines may be placed here"),
         _ => State::no("Schedulable", "Unreachable", "it doesn't answer"),
     }

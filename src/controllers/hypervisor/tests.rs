@@ -13,7 +13,7 @@ use super::loss::{Fence, Leaves, MOST_TOMBSTONES, Patience, leaves};
 use super::orphans::Sweep;
 use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, plan};
 use super::status::status;
-use crate::api::conditions::find;
+use crate::api::conditions::{State, find, stamp};
 use crate::api::{
     Bytes, Capacity, EvictionStrategy, FENCED_ANNOTATION, Hypervisor, HypervisorNetwork, HypervisorNetworks,
     HypervisorPhase, HypervisorSpec, HypervisorStorage, Maintenance, Overcommit, Resources, RunStrategy, Tombstone,
@@ -57,7 +57,11 @@ pub(super) fn hypervisor() -> Hypervisor {
             drift_policy: Default::default(),
         },
     );
-    hypervisor.status = Some(crate::api::HypervisorStatus { phase: HypervisorPhase::Ready, ..Default::default() });
+    hypervisor.status = Some(crate::api::HypervisorStatus {
+        phase: HypervisorPhase::Ready,
+        conditions: stamp(vec![State::yes("IsolationVerified", "Verified", "")], &[], None, at(0)),
+        ..Default::default()
+    });
     hypervisor
 }
 
@@ -95,6 +99,7 @@ fn view(seen: HostView) -> View {
         most_are_silent: false,
         sweep: Sweep::default(),
         certificates: Certificates::default(),
+        kept_back: Bytes::ZERO,
     }
 }
 
@@ -194,8 +199,48 @@ fn what_may_be_promised_is_less_what_is_kept_back_times_overcommit() {
     hypervisor.spec.reserved = Some(Capacity { cpu: Some(1), memory: Some(Bytes::gibi(1)), storage: None });
     hypervisor.spec.overcommit = Overcommit { cpu: 2.0, memory: 1.0 };
     let there = Resources { cpu: 4, memory: Bytes::gibi(4), storage: Bytes::gibi(10) };
-    let given = allocatable(&hypervisor, there);
+    let given = allocatable(&hypervisor, there, Bytes::ZERO);
     assert_eq!((given.cpu, given.memory, given.storage), (6, Bytes::gibi(3), Bytes::gibi(10)));
+    assert_eq!(allocatable(&hypervisor, there, Bytes::mebi(128)).memory, Bytes::mebi(3 * 1024 - 128));
+}
+
+#[test]
+fn a_host_is_let_go_when_its_canary_is_gone_and_keeps_the_canarys_filters() {
+    let mut hypervisor = hypervisor();
+    hypervisor.metadata.uid = Some(UID.into());
+    let with_canary_of = |uid: &str| {
+        let mut survey = with_leftovers();
+        survey.volumes.clear();
+        survey.domains.insert(DomainUuid(uuid::Uuid::from_u128(8)), canary_of(uid));
+        view(answering(survey))
+    };
+    assert_eq!(plan(&hypervisor, &with_canary_of(UID), &PATIENCE, at(100)).steps, []);
+    hypervisor.metadata.deletion_timestamp = Some(Time(at(100)));
+    let waits = plan(&hypervisor, &with_canary_of(UID), &PATIENCE, at(101));
+    assert!(!waits.release && waits.steps.is_empty());
+    let anothers = "6f0c6a5e-0000-4000-8000-00000000000b";
+    assert!(plan(&hypervisor, &with_canary_of(anothers), &PATIENCE, at(101)).release, "another cluster's is not ours");
+}
+
+fn canary_of(uid: &str) -> SurveyedDomain {
+    let tag = OwnershipTag {
+        cluster: String::new(),
+        namespace: String::new(),
+        name: "worker-1".into(),
+        uid: uid.parse().unwrap(),
+        epoch: 0,
+        spec_hash: String::new(),
+    };
+    SurveyedDomain {
+        name: "casc".into(),
+        run: DomainRun::Running,
+        tag: None,
+        canary: Some(tag),
+        copied_tag: None,
+        forms: None,
+        memory: Bytes::mebi(128),
+        cpus: 1,
+    }
 }
 
 /// The next look at a host, after what was decided has been written.
@@ -401,6 +446,10 @@ fn a_copy_of_a_placement_that_is_over_is_removed_before_the_host_takes_work() {
     given = returned(Survey::default(), Some(1), Some(("worker-2", 2)));
     let clean = swept(&given);
     assert!(clean.removals.is_empty() && clean.loss.tombstones.is_empty());
+    let mut unproved = given.0.clone();
+    unproved.status.as_mut().unwrap().conditions.clear();
+    let told = after(unproved, &given.1, &clean, 600).status.unwrap();
+    assert_eq!(find(&told.conditions, "Schedulable").unwrap().reason, "IsolationNotVerified");
     let told = after(given.0, &given.1, &clean, 600).status.unwrap();
     assert_eq!(find(&told.conditions, "Schedulable").unwrap().status, "True");
     assert_eq!(

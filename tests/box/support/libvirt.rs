@@ -32,10 +32,22 @@ impl TheBox {
         self.script("virsh", &[&[host], arguments].concat())
     }
 
-    /// The UUIDs of the domains on a host, running or not.
+    /// The UUIDs of the domains on a host, running or not, but for the operator's canary.
     #[track_caller]
     pub fn domains(&self, host: &str) -> BTreeSet<String> {
-        self.virsh(host, &["list", "--all", "--uuid"]).split_whitespace().map(str::to_owned).collect()
+        let all = self.virsh(host, &["list", "--all", "--uuid"]);
+        let canaries = self.canaries(host);
+        all.split_whitespace().map(str::to_owned).filter(|uuid| !canaries.contains(uuid)).collect()
+    }
+
+    /// The UUIDs of the canaries on a host.
+    #[track_caller]
+    pub fn canaries(&self, host: &str) -> BTreeSet<String> {
+        let table = self.virsh(host, &["list", "--all", "--title"]);
+        let rows = table.lines().filter(|row| row.trim_end().ends_with("cascina canary"));
+        rows.filter_map(|row| row.split_whitespace().find_map(|word| word.strip_prefix("casc-")))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// The hosts that have a domain with this UUID.
@@ -78,11 +90,13 @@ impl TheBox {
         .await;
     }
 
-    /// Our filters on a host.
+    /// Our filters on a host, but for those that its canary has.
     #[track_caller]
     pub fn filters(&self, host: &str) -> Vec<String> {
+        let canaries: Vec<_> = self.canaries(host).iter().map(|uuid| self.virsh(host, &["dumpxml", uuid])).collect();
         let list = self.virsh(host, &["nwfilter-list"]);
-        list.split_whitespace().filter(|word| word.starts_with("cascina-")).map(str::to_owned).collect()
+        let ours = list.split_whitespace().filter(|word| word.starts_with("cascina-"));
+        ours.filter(|name| !canaries.iter().any(|canary| canary.contains(*name))).map(str::to_owned).collect()
     }
 
     /// Ends QEMU of a machine as a crash would.

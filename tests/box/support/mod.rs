@@ -79,7 +79,9 @@ impl TheBox {
         let well = |name: &&str| {
             let host = hosts.iter().find(|host| host.name_any() == **name);
             let phase = host.and_then(|host| host.status.as_ref()).map(|status| status.phase);
-            phase == Some(HypervisorPhase::Ready) && host.is_some_and(is_ready)
+            let verified =
+                host.and_then(|host| condition(host, "IsolationVerified")).is_some_and(|it| it.status == "True");
+            phase == Some(HypervisorPhase::Ready) && host.is_some_and(is_ready) && verified
         };
         HOSTS.iter().all(well)
     }

@@ -1,0 +1,162 @@
+//! What there is of a host's canary: its image, its networks, itself.
+
+use std::sync::Arc;
+
+use kube::{Api, ResourceExt};
+
+use super::evidence::Memory;
+use super::plan::{Obstacle, View};
+use super::recipe::{Stage, canary, canary_uuid, free_slot};
+use super::status::SHARE;
+use crate::api::site::{SelfTest, Site};
+use crate::api::{CachePolicy, Hypervisor, HypervisorStatus, Image, Isolation, PinnedImage};
+use crate::controllers::context::Context;
+use crate::controllers::error::Error;
+use crate::controllers::fleet::FleetHost;
+use crate::controllers::observed::Observed;
+use crate::controllers::writes::apply_status;
+use crate::images::pin;
+use crate::libvirt::{DomainSpec, Survey};
+
+/// What was seen, and the host on which it was seen.
+pub struct Observation {
+    /// What was seen.
+    pub view: View,
+    /// The host, where it is connected.
+    pub host: Option<Arc<FleetHost>>,
+}
+
+/// Looks at everything that the plan needs; gives the host networks on the way.
+///
+/// # Errors
+/// The API server can't be asked. A host that can't be asked is part of what is seen.
+pub async fn observe(context: &Context, hypervisor: &Hypervisor, memory: &Memory) -> Result<Observation, Error> {
+    let site = context.site();
+    let now = context.clock.now();
+    let wanted = is_wanted(context, &site, hypervisor);
+    let slot = if wanted { Some(slot(context, hypervisor, memory).await?) } else { None };
+    let stage = slot.and_then(|slot| Stage::of_slot(site.isolation.networks, slot));
+    let uid = hypervisor.uid().and_then(|uid| uid.parse().ok()).unwrap_or_default();
+    let uuid = canary_uuid(&context.cluster, uid);
+
+    let host = context.fleet.get(&hypervisor.name_any());
+    let seen = host.as_ref().map(|host| host.view());
+    let survey = seen.as_ref().map_or_else(
+        || Observed::Unknown { why: "the host is not connected".to_owned(), since: now },
+        |seen| seen.survey.clone(),
+    );
+    let silent = seen.as_ref().is_some_and(|seen| seen.error.is_some());
+    let canary = match (&host, &survey) {
+        (Some(host), Observed::Present(_)) => match host.host.domain(uuid).await {
+            Ok(domain) => domain.map_or(Observed::Absent, Observed::Present),
+            Err(error) => Observed::Unknown { why: error.to_string(), since: now },
+        },
+        (_, unknown) => Observed::Unknown { why: why_unknown(unknown), since: now },
+    };
+    let mut evidence = memory.recall(hypervisor, now);
+    // A host that hasn't been read yet since the operator's start says nothing against what was known before.
+    if silent || canary.present().is_some() || canary.is_absent() {
+        evidence.look(&canary, now);
+    }
+    let recipe = recipe(context, &site, hypervisor, stage, survey.present().map(|s| &**s));
+    let interval = site.isolation.interval.into();
+    Ok(Observation { view: View { wanted, interval, uuid, slot, stage, recipe, canary, evidence }, host })
+}
+
+fn why_unknown(survey: &Observed<Arc<Survey>>) -> String {
+    match survey {
+        Observed::Unknown { why, .. } => why.clone(),
+        Observed::Absent | Observed::Present(_) => "not looked at".to_owned(),
+    }
+}
+
+/// A host that goes keeps its canary as long as it has machines.
+fn is_wanted(context: &Context, site: &Site, hypervisor: &Hypervisor) -> bool {
+    let name = hypervisor.name_any();
+    let goes = hypervisor.metadata.deletion_timestamp.is_some();
+    let has_machines = || {
+        context.caches.machines.list().iter().any(|machine| {
+            machine.status.as_ref().and_then(|status| status.hypervisor.as_deref()) == Some(name.as_str())
+        })
+    };
+    site.isolation.self_test == SelfTest::Required && (!goes || has_machines())
+}
+
+/// The host's slot, which no other host has: written down before anything is made with it.
+async fn slot(context: &Context, hypervisor: &Hypervisor, memory: &Memory) -> Result<i32, Error> {
+    let _alone = memory.slots.lock().await;
+    let hypervisors = context.caches.hypervisors.list();
+    let others: Vec<_> = hypervisors.iter().filter(|other| other.uid() != hypervisor.uid()).collect();
+    let hypervisor = context.caches.hypervisors.latest(hypervisor).unwrap_or_else(|| Arc::new(hypervisor.clone()));
+    if let Some(slot) = slot_of(&hypervisor) {
+        let shared = others.iter().any(|other| slot_of(other) == Some(slot) && rank(other) < rank(&hypervisor));
+        if slot >= 0 && !shared {
+            return Ok(slot);
+        }
+    }
+    let slot = free_slot(others.iter().filter_map(|other| slot_of(other)).collect());
+    let before = hypervisor.status.clone().unwrap_or_default();
+    let isolation = Isolation { slot, ..before.isolation.unwrap_or_default() };
+    let after = HypervisorStatus { isolation: Some(isolation), ..before };
+    let api: Api<Hypervisor> = context.cluster_api();
+    apply_status(context, &context.caches.hypervisors, &api, &hypervisor, &SHARE, &after).await?;
+    Ok(slot)
+}
+
+fn slot_of(hypervisor: &Hypervisor) -> Option<i32> {
+    hypervisor.status.as_ref()?.isolation.as_ref().map(|isolation| isolation.slot)
+}
+
+fn rank(hypervisor: &Hypervisor) -> (Option<jiff::Timestamp>, String) {
+    (hypervisor.metadata.creation_timestamp.as_ref().map(|time| time.0), hypervisor.name_any())
+}
+
+fn recipe(
+    context: &Context,
+    site: &Site,
+    hypervisor: &Hypervisor,
+    stage: Option<Stage>,
+    survey: Option<&Survey>,
+) -> Result<DomainSpec, Obstacle> {
+    let networks = site.isolation.networks;
+    let few =
+        || Obstacle::new("NoNetwork", format!("site.isolation.networks: {networks} has no two /24 left for this host"));
+    let stage = stage.ok_or_else(few)?;
+    let image = image(context, &site.isolation.image)?;
+    let here = |volume: &str| survey.is_some_and(|survey| survey.volumes.contains(volume));
+    let pinned = pin(&site.isolation.image, &image.spec, crate::api::Bytes::ZERO)
+        .map_err(|error| Obstacle::new("ImageUnsuitable", format!("image {}: {error}", image.name_any())))?;
+    if !pinned.volumes().all(here) {
+        return Err(missing(&image));
+    }
+    canary(&context.cluster, hypervisor, stage, &pinned).ok_or_else(|| unsuitable(&pinned))
+}
+
+fn image(context: &Context, name: &str) -> Result<Arc<Image>, Obstacle> {
+    let image = context.caches.images.get("", name).filter(|image| image.metadata.deletion_timestamp.is_none());
+    image.ok_or_else(|| {
+        let message =
+            format!("there is no Image {name}: make one of the appliance, or name another in site.isolation.image");
+        Obstacle::new("ImageMissing", message)
+    })
+}
+
+fn missing(image: &Image) -> Obstacle {
+    let name = image.name_any();
+    let cache = &image.spec.cache;
+    let message = if cache.policy == CachePolicy::All && cache.selector.is_none() {
+        format!("waits for image {name} to be on this host")
+    } else {
+        format!(
+            "image {name} is not on this host: kubectl patch image {name} --type merge -p \
+             '{{\"spec\":{{\"cache\":{{\"policy\":\"All\",\"selector\":null}}}}}}'"
+        )
+    };
+    Obstacle::new("ImageMissing", message)
+}
+
+fn unsuitable(image: &PinnedImage) -> Obstacle {
+    let message =
+        format!("image {} has no kernel: canaries boot from the appliance's kernel and initramfs", image.name);
+    Obstacle::new("ImageUnsuitable", message)
+}
