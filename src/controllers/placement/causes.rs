@@ -23,6 +23,8 @@ pub enum Cause {
     Unreachable,
     /// Isn't ready.
     NotReady,
+    /// Hasn't lately proved that it keeps farms apart.
+    Unverified,
     /// So many CPUs aren't free.
     Cpus(i64),
     /// So much memory isn't free.
@@ -41,6 +43,7 @@ impl Cause {
             Self::Cordoned => "cordoned".into(),
             Self::Unreachable => "unreachable".into(),
             Self::NotReady => "not ready".into(),
+            Self::Unverified => "not verified for isolation".into(),
             Self::Cpus(1) => format!("{lacks} 1 CPU"),
             Self::Cpus(count) => format!("{lacks} {count} CPUs"),
             Self::Memory(size) => format!("{lacks} {size} memory"),

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 use super::plan::{Amount, HostOffer, Openness};
 use crate::api::conditions::{find, is_true};
 use crate::api::{Hypervisor, HypervisorPhase, Maintenance, Resources};
+use crate::controllers::isolation::admits_machines;
 
 /// Condition of a hypervisor that takes machines.
 const SCHEDULABLE: &str = "Schedulable";
@@ -38,10 +39,11 @@ fn openness(hypervisor: &Hypervisor) -> Openness {
         Openness::Cordoned
     } else if silent || status.phase == HypervisorPhase::Unreachable {
         Openness::Unreachable
-    } else if is_true(&status.conditions, SCHEDULABLE)
-        && status.allocatable.is_some()
-        && hypervisor.metadata.deletion_timestamp.is_none()
-    {
+    } else if status.allocatable.is_none() || hypervisor.metadata.deletion_timestamp.is_some() {
+        Openness::NotReady
+    } else if !admits_machines(status) {
+        Openness::Unverified
+    } else if is_true(&status.conditions, SCHEDULABLE) {
         Openness::Open
     } else {
         Openness::NotReady

@@ -20,6 +20,7 @@ use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::fleet::Fleet;
 use crate::controllers::hypervisor::loss::FENCED;
+use crate::controllers::isolation::admits_machines;
 use crate::network::FarmNetwork;
 
 /// The first look at a host takes at most so long.
@@ -84,14 +85,19 @@ impl World {
         }
     }
 
-    /// While hosts that have just been added are being looked at for the first time: how long that may still take.
+    /// While hosts that have just been added are being looked at for the first time, and prove their isolation for the
+    /// first time: how long that may still take.
     /// Placing at once would put everything on the first that answers.
     #[must_use]
     pub fn settling(&self, now: Timestamp) -> Option<Duration> {
         let young = |hypervisor: &Arc<Hypervisor>| {
-            let phase = hypervisor.status.as_ref().map(|status| status.phase).unwrap_or_default();
-            let created =
-                hypervisor.metadata.creation_timestamp.as_ref().filter(|_| phase == HypervisorPhase::Pending)?;
+            let status = hypervisor.status.clone().unwrap_or_default();
+            let unseen = match status.phase {
+                HypervisorPhase::Pending => true,
+                HypervisorPhase::Ready => !admits_machines(&status),
+                _ => false,
+            };
+            let created = hypervisor.metadata.creation_timestamp.as_ref().filter(|_| unseen)?;
             let age = Duration::try_from(now.duration_since(created.0)).unwrap_or_default();
             SETTLING.checked_sub(age).filter(|left| !left.is_zero())
         };

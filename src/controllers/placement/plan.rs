@@ -100,6 +100,8 @@ pub enum Openness {
     Unreachable,
     /// It isn't ready, or is being removed.
     NotReady,
+    /// It hasn't lately proved that it keeps farms apart.
+    Unverified,
 }
 
 /// A host and what it offers.
@@ -256,6 +258,7 @@ impl HostOffer {
             Openness::Cordoned => Some(Cause::Cordoned),
             Openness::Unreachable => Some(Cause::Unreachable),
             Openness::NotReady => Some(Cause::NotReady),
+            Openness::Unverified => Some(Cause::Unverified),
         }
     }
 

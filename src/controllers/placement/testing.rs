@@ -48,7 +48,11 @@ pub fn host(name: &str, cpus: i32, memory: &str, storage: &str) -> Hypervisor {
         },
     }))
     .unwrap();
-    let states = vec![State::yes("Schedulable", "Ready", ""), State::yes("Reachable", "Answers", "")];
+    let states = vec![
+        State::yes("Schedulable", "Ready", ""),
+        State::yes("Reachable", "Answers", ""),
+        State::yes("IsolationVerified", "Verified", ""),
+    ];
     host.status.as_mut().unwrap().conditions = stamp(states, &[], None, at(0));
     host
 }

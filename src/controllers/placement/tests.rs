@@ -54,6 +54,29 @@ fn new_hosts_are_waited_for_but_not_long() {
 }
 
 #[test]
+fn a_host_without_proof_of_isolation_gets_nothing_new_and_keeps_what_it_has() {
+    let with_isolation = |name: &str, state: State| {
+        let mut host = big(name);
+        let conditions = &mut host.status.as_mut().unwrap().conditions;
+        conditions.retain(|condition| condition.type_ != "IsolationVerified");
+        conditions.extend(stamp(vec![state], &[], None, at(0)));
+        host
+    };
+    let leaks = with_isolation("a", State::no("IsolationVerified", "FramesLeaked", ""));
+    let silent = with_isolation("b", State::unknown("IsolationVerified", "NotRun", ""));
+    let off = with_isolation("c", State::unknown("IsolationVerified", "Disabled", ""));
+    let runs = running_on(machine("old", 0), "a", 1, "512Mi");
+    let site = world(vec![leaks.clone(), silent.clone()], vec![machine("new", 1), runs]);
+    assert_eq!(decided(&site), ["new: Unschedulable: 0/2 hypervisors: 2 not verified for isolation"]);
+    assert_eq!(decided(&world(vec![leaks.clone(), silent, off], vec![machine("new", 0)])), ["new@c"]);
+
+    let mut young = leaks;
+    young.metadata.creation_timestamp = Some(Time(at(100)));
+    let site = world(vec![big("one"), young], vec![]);
+    assert_eq!(site.settling(at(105)), Some(Duration::from_secs(10)), "new hosts get time to prove themselves");
+}
+
+#[test]
 fn hosts_are_counted_by_cause() {
     let mut cordoned = big("c1");
     cordoned.spec.maintenance = Maintenance::Cordon;
