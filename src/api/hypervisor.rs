@@ -244,6 +244,16 @@ pub struct Resources {
     pub storage: Bytes,
 }
 
+/// By which volume a storage pool is known again.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PoolMark {
+    /// Name of the pool.
+    pub pool: String,
+    /// Name of the volume, which is empty.
+    pub volume: String,
+}
+
 /// What is left of a machine on a host that doesn't answer: its copy there was given up, and is removed when the host
 /// returns.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
@@ -293,6 +303,10 @@ pub struct HypervisorStatus {
     /// The identity of the machine, from its firmware, as libvirt told it at the first contact. Another one isn't talked to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host_uuid: Option<String>,
+    /// An empty volume that was put into the pool at the first contact. Where it is missing, the pool's storage isn't
+    /// mounted, and nothing is concluded from what lies there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_mark: Option<PoolMark>,
     /// What is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Resources>,

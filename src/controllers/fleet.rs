@@ -58,8 +58,8 @@ pub struct FleetHost {
     pub host: Arc<dyn Host>,
     /// What the connection was made from; another one means to connect anew.
     fingerprint: String,
-    /// The machine that it has to be; absent: whichever answers first.
-    identity: Mutex<Option<Uuid>>,
+    /// What it has to be.
+    expected: Mutex<Expected>,
     view: RwLock<HostView>,
     wake: Notify,
     poller: RwLock<Option<AbortHandle>>,
@@ -87,10 +87,11 @@ impl FleetHost {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says which machine it has to be: what another one answers doesn't count.
-    pub fn expect(&self, identity: Option<Uuid>) {
-        let before = std::mem::replace(&mut *self.identity.lock().unwrap_or_else(PoisonError::into_inner), identity);
-        if before != identity {
+    /// Says what it has to be: what another one answers doesn't count.
+    pub fn expect(&self, expected: Expected) {
+        let mut known = self.expected.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != expected {
+            *known = expected;
             self.refresh();
         }
     }
@@ -98,10 +99,10 @@ impl FleetHost {
     /// Reads it now.
     ///
     /// # Errors
-    /// What it said, or that another machine answered in its place.
+    /// What it said, or that another machine or another pool is in its place.
     pub async fn survey(&self) -> Result<Survey, HostError> {
         let survey = self.host.survey().await?;
-        of_the_right_one(*self.identity.lock().unwrap_or_else(PoisonError::into_inner), survey)
+        self.expected.lock().unwrap_or_else(PoisonError::into_inner).judge(survey)
     }
 
     /// Of the volumes that nothing needs now, those that nothing has needed for so long.
@@ -183,11 +184,27 @@ fn lasting(
     since.iter().filter(|(_, since)| ripe(**since)).map(|(name, _)| name.clone()).collect()
 }
 
-/// What a machine says counts if it is the one that is meant; one without an identity can't be told from another.
-fn of_the_right_one(expected: Option<Uuid>, survey: Survey) -> Result<Survey, HostError> {
-    match (expected, survey.facts.uuid) {
-        (Some(expected), Some(found)) if expected != found => Err(HostError::Replaced { expected, found }),
-        _ => Ok(survey),
+/// What a host has to be for its answers to count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Which machine; absent: whichever answers first.
+    pub identity: Option<Uuid>,
+    /// The volume that is in its pool; absent: whichever pool is there first.
+    pub pool_mark: Option<String>,
+}
+
+impl Expected {
+    /// What a machine says counts if it is the one that is meant, with the storage that is meant. A machine without an
+    /// identity can't be told from another.
+    fn judge(&self, survey: Survey) -> Result<Survey, HostError> {
+        match (self.identity, survey.facts.uuid) {
+            (Some(expected), Some(found)) if expected != found => return Err(HostError::Replaced { expected, found }),
+            _ => {}
+        }
+        match &self.pool_mark {
+            Some(mark) if !survey.volumes.contains(mark) => Err(HostError::StorageMissing { mark: mark.clone() }),
+            _ => Ok(survey),
+        }
     }
 }
 
@@ -268,7 +285,7 @@ impl Fleet {
             name: name.to_owned(),
             host,
             fingerprint: fingerprint.to_owned(),
-            identity: Mutex::default(),
+            expected: Mutex::default(),
             view: RwLock::new(HostView {
                 survey: Observed::Unknown { why: "not read yet".into(), since: self.clock.now() },
                 last_contact: None,
@@ -422,11 +439,23 @@ mod tests {
             survey.facts.uuid = uuid;
             survey
         };
-        let refused = of_the_right_one(Some(meant), said_by(Some(other))).unwrap_err();
+        let judge = |identity, survey| Expected { identity, pool_mark: None }.judge(survey);
+        let refused = judge(Some(meant), said_by(Some(other))).unwrap_err();
         assert_eq!(refused.reason(), "HostReplaced");
         assert!(!refused.is_silence(), "it isn't lost because somebody else has its address");
-        assert!(of_the_right_one(Some(meant), said_by(Some(meant))).is_ok());
-        assert!(of_the_right_one(None, said_by(Some(other))).is_ok(), "the first to answer is the one");
-        assert!(of_the_right_one(Some(meant), said_by(None)).is_ok());
+        assert!(judge(Some(meant), said_by(Some(meant))).is_ok());
+        assert!(judge(None, said_by(Some(other))).is_ok(), "the first to answer is the one");
+        assert!(judge(Some(meant), said_by(None)).is_ok());
+    }
+
+    #[test]
+    fn a_pool_without_its_mark_says_nothing() {
+        let marked = Expected { identity: None, pool_mark: Some("cascina-pool-a".into()) };
+        let refused = marked.judge(Survey::default()).unwrap_err();
+        assert_eq!(refused.reason(), "StorageMissing");
+        assert!(!refused.is_silence(), "its guests may well run");
+        let survey = Survey { volumes: ["cascina-pool-a".to_owned()].into(), ..Survey::default() };
+        assert!(marked.judge(survey).is_ok());
+        assert!(Expected::default().judge(Survey::default()).is_ok());
     }
 }

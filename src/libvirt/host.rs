@@ -65,6 +65,15 @@ pub enum HostError {
         /// The identity of the one that answers.
         found: Uuid,
     },
+    /// The pool isn't the one that is meant: nothing that it holds or lacks counts.
+    #[error(
+        "the storage pool lacks the volume {mark} that it is known by: its storage isn't mounted; if what was on it is \
+         lost for good, accept the pool by virsh vol-create-as POOL {mark} 0"
+    )]
+    StorageMissing {
+        /// The volume by which it is known.
+        mark: String,
+    },
     /// The host refused.
     #[error("{operation}: {message}")]
     Refused {
@@ -85,6 +94,7 @@ impl HostError {
             Self::InUse { .. } => "InUse",
             Self::NoSpace { .. } => "NoSpace",
             Self::Replaced { .. } => "HostReplaced",
+            Self::StorageMissing { .. } => "StorageMissing",
             Self::Refused { .. } => "HostRefused",
         }
     }

@@ -36,3 +36,4 @@ pub use libvirt_host::{LibvirtHost, connect};
 pub use spec::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };
+pub use volumes::POOL_MARK;

@@ -8,6 +8,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 use virt::error::ErrorNumber;
 use virt::storage_pool::StoragePool;
+use virt::storage_vol::StorageVol;
 
 use super::domains;
 use super::error::Failure;
@@ -16,7 +17,7 @@ use super::link::Session;
 use super::reading::{Reading, Readings};
 use super::spec::{DomainRole, DomainUuid};
 use super::stats::{self, DomainStats};
-use super::volumes::{self, Place};
+use super::volumes::{self, POOL_MARK, Place};
 use crate::api::Bytes;
 use crate::network::filters::FILTER_PREFIX;
 use crate::text::printable;
@@ -139,11 +140,19 @@ fn volume_names(pool: &StoragePool) -> Result<(BTreeSet<String>, BTreeSet<String
     let mut names = BTreeSet::new();
     for volume in pool.list_all_volumes(0)? {
         let name = volume.name()?;
-        if name.len() <= LONGEST_NAME {
+        if name.len() <= LONGEST_NAME && (!name.starts_with(POOL_MARK) || is_there(&volume)?) {
             names.insert(name);
         }
     }
     Ok(split_incomplete(names))
+}
+
+/// Whether a volume is there now: libvirt lists what it saw when it last read the pool, and a mount may be gone since.
+fn is_there(volume: &StorageVol) -> Result<bool, Failure> {
+    match volume.info().map_err(Failure::from) {
+        Err(failure) if failure.is_silence() => Err(failure),
+        info => Ok(info.is_ok()),
+    }
 }
 
 /// Complete volumes, and those beside which a mark lies.

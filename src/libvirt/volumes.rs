@@ -20,6 +20,9 @@ pub(super) const INCOMPLETE: &str = ".incomplete";
 /// themselves.
 const AS_GOOD_AS_FULL: Bytes = Bytes::mebi(64);
 
+/// What the name of the empty volume starts with by which a pool is known again.
+pub const POOL_MARK: &str = "cascina-pool-";
+
 /// Where volumes are looked for.
 #[derive(Clone, Debug)]
 pub(super) struct Place {

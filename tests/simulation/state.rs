@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cascina::images::is_image_volume;
+use cascina::libvirt::POOL_MARK;
 use serde_json::{Value, json};
 
 use crate::datacentre::{Datacentre, ours};
@@ -89,12 +90,17 @@ pub fn faults_of(site: &Datacentre) -> Vec<String> {
     faults
 }
 
+/// Copies of images, and the mark by which the pool is known.
+fn is_of_the_pool(volume: &str) -> bool {
+    is_image_volume(volume) || volume.starts_with(POOL_MARK)
+}
+
 fn leftover_volumes(site: &Datacentre, by_uid: &BTreeMap<String, &std::sync::Arc<Value>>) -> Vec<String> {
     let mut faults = Vec::new();
     for (name, pool) in &site.world.pools {
         let hosts: BTreeSet<_> =
             site.world.hosts.iter().filter(|(_, host)| host.pool == *name).map(|(name, _)| name.as_str()).collect();
-        for volume in pool.volumes.keys().filter(|volume| !is_image_volume(volume)) {
+        for volume in pool.volumes.keys().filter(|volume| !is_of_the_pool(volume)) {
             let owner = by_uid.iter().find(|(uid, _)| volume.starts_with(uid.as_str()));
             let here = owner.is_some_and(|(_, machine)| {
                 hosts.contains(machine["status"]["hypervisor"].as_str().unwrap_or_default())

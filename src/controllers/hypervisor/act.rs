@@ -36,6 +36,7 @@ pub async fn remove(host: &FleetHost, steps: &[Step], metrics: &Metrics) -> Resu
 
 async fn step_on(host: &FleetHost, step: &Step) -> Result<(), HostError> {
     let outcome = match step {
+        Step::MarkPool(name) => host.host.write_volume(name, &[]).await,
         Step::DeleteFilter(name) => host.host.delete_filter(name).await,
         Step::DeleteVolume(name) => host.host.delete_volume(name).await,
         // While it runs its volumes stay.

@@ -18,12 +18,12 @@ use super::copies::Owners;
 use super::loss::leaves;
 use super::orphans::Sweep;
 use super::owners::owners;
-use super::plan::{Placed, Refusal, View};
+use super::plan::{Placed, Refusal, View, pool_mark};
 use super::sweep::sweep;
 use crate::api::{Hypervisor, Image, Resources, Tombstone, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
-use crate::controllers::fleet::FleetHost;
+use crate::controllers::fleet::{Expected, FleetHost};
 use crate::controllers::isolation::kept_back;
 use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
@@ -58,7 +58,10 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         Err(refusal) => (None, Some(refusal)),
     };
     if let Some(host) = &host {
-        host.expect(identity(hypervisor));
+        host.expect(Expected {
+            identity: identity(hypervisor),
+            pool_mark: pool_mark(hypervisor).map(|mark| mark.volume.clone()),
+        });
     }
     let mut seen = host.as_ref().map(|host| host.view());
     let owners = match (&host, &mut seen) {

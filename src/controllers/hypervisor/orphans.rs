@@ -13,7 +13,7 @@ use super::plan::Step;
 use crate::api::conditions::State;
 use crate::api::{Bytes, DriftPolicy, SWEEP_ANNOTATION};
 use crate::images::is_image_volume;
-use crate::libvirt::{OwnershipTag, Survey, is_domain_name};
+use crate::libvirt::{OwnershipTag, POOL_MARK, Survey, is_domain_name};
 
 /// Condition of a host on which there is something that belongs to no object.
 pub const ORPHANS: &str = "Orphans";
@@ -63,7 +63,8 @@ pub fn find(survey: &Survey, cluster: &str, volumes_too: bool, is_known: impl Fn
             _ => {}
         }
     }
-    let volumes = survey.volumes.iter().chain(&survey.incomplete_volumes).filter(|name| !is_image_volume(name));
+    let of_the_host = |name: &str| is_image_volume(name) || name.starts_with(POOL_MARK);
+    let volumes = survey.volumes.iter().chain(&survey.incomplete_volumes).filter(|name| !of_the_host(name));
     for volume in volumes.filter(|_| volumes_too) {
         match owner(volume) {
             Some(owner) if is_known(owner) => {}

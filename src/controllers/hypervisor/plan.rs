@@ -9,11 +9,13 @@ use kube::ResourceExt;
 use super::copies::{Copy, Owners, copies, removals};
 use super::loss::{Leaves, Loss, Patience, loss, phase_of_fenced};
 use super::orphans::Sweep;
-use crate::api::{Bytes, Capacity, Hypervisor, HypervisorPhase, Maintenance, Resources, SWEEP_ANNOTATION, Tombstone};
+use crate::api::{
+    Bytes, Capacity, Hypervisor, HypervisorPhase, Maintenance, PoolMark, Resources, SWEEP_ANNOTATION, Tombstone,
+};
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
-use crate::libvirt::{Certificates, HostFacts, OwnershipTag, PoolSpace, Survey};
+use crate::libvirt::{Certificates, HostFacts, OwnershipTag, POOL_MARK, PoolSpace, Survey};
 
 /// Why a host isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +78,8 @@ pub struct View {
 /// One thing to do on the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// Put a volume into the pool by which it is known again.
+    MarkPool(String),
     /// Remove a filter that no domain uses.
     DeleteFilter(String),
     /// Remove an image's volume that nothing needs here any more.
@@ -154,7 +158,12 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         let idle = seen.idle_volumes.iter().cloned().map(Step::DeleteVolume);
         let consent = hypervisor.annotations().get(SWEEP_ANNOTATION).map(String::as_str);
         let orphans = seen.sweep.removals(hypervisor.spec.drift_policy, consent);
-        plan.steps = unused_filters(survey).chain(idle).chain(orphans).collect();
+        plan.steps = mark_pool(hypervisor, survey)
+            .into_iter()
+            .chain(unused_filters(survey))
+            .chain(idle)
+            .chain(orphans)
+            .collect();
     }
     plan
 }
@@ -184,6 +193,25 @@ fn phase(hypervisor: &Hypervisor, seen: &View, reach: Option<&Reach>) -> Hypervi
     }
 }
 
+/// By which volume the pool of the spec is known again, if it is.
+pub fn pool_mark(hypervisor: &Hypervisor) -> Option<&PoolMark> {
+    let mark = hypervisor.status.as_ref()?.pool_mark.as_ref()?;
+    (mark.pool == hypervisor.spec.storage.pool).then_some(mark)
+}
+
+/// A volume by which a pool could be known.
+pub fn found_mark(survey: &Survey) -> Option<&String> {
+    survey.volumes.iter().find(|name| name.starts_with(POOL_MARK))
+}
+
+/// A pool that isn't known and has no mark gets one. The next look finds it, and those that share the pool find it too.
+fn mark_pool(hypervisor: &Hypervisor, survey: &Survey) -> Option<Step> {
+    if pool_mark(hypervisor).is_some() || found_mark(survey).is_some() {
+        return None;
+    }
+    hypervisor.metadata.uid.as_ref().map(|uid| Step::MarkPool([POOL_MARK, uid].concat()))
+}
+
 /// Filters on a host on which no domain of ours is.
 fn unused_filters(survey: &Survey) -> impl Iterator<Item = Step> + '_ {
     let used = survey.domains.values().any(|domain| domain.tag.is_some() || domain.canary.is_some());
@@ -202,7 +230,8 @@ fn leave(plan: &mut Plan, hypervisor: &Hypervisor, seen: &View, survey: Option<&
         // What lies on a host that was refused belongs to the Hypervisor that has it.
         _ if seen.refusal.is_some() => plan.release = true,
         (Some(survey), _) => {
-            let ours = |name: &&String| is_image_volume(name) && !seen.pool_is_shared;
+            let is_ours = |name: &str| is_image_volume(name) || name.starts_with(POOL_MARK);
+            let ours = |name: &&String| is_ours(name) && !seen.pool_is_shared;
             let images = survey.volumes.iter().filter(ours).cloned().map(Step::DeleteVolume);
             plan.steps = unused_filters(survey).chain(images).collect();
             plan.release = plan.steps.is_empty() && plan.removals.is_empty() && !has_canary(hypervisor, survey);

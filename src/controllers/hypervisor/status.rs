@@ -10,7 +10,7 @@ use super::orphans::ORPHANS;
 use super::outage::{STRAY_COPIES, fenced, losses, removing, stray_copies, unfence};
 use super::plan::{self, Plan, Reach, Refusal, View};
 use crate::api::conditions::{self, READY, State};
-use crate::api::{Hypervisor, HypervisorStatus, Maintenance};
+use crate::api::{Hypervisor, HypervisorStatus, Maintenance, PoolMark};
 use crate::controllers::isolation::admits_machines;
 use crate::controllers::writes::Share;
 
@@ -21,6 +21,7 @@ pub const SHARE: Share = Share {
         "observedGeneration",
         "phase",
         "hostUuid",
+        "poolMark",
         "capacity",
         "allocatable",
         "allocated",
@@ -68,6 +69,10 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str
         let capacity = plan::capacity(hypervisor.spec.capacity.as_ref(), &survey.facts, survey.space);
         status.capacity = Some(capacity);
         status.host_uuid = survey.facts.uuid.map(|uuid| uuid.to_string()).or(status.host_uuid);
+        let found = || plan::found_mark(survey).cloned();
+        status.pool_mark = plan::pool_mark(hypervisor)
+            .cloned()
+            .or_else(|| found().map(|volume| PoolMark { pool: hypervisor.spec.storage.pool.clone(), volume }));
         status.libvirt_version = Some(survey.facts.libvirt_version.clone());
         status.qemu_version = Some(survey.facts.qemu_version.clone());
         status.cpu_model = Some(survey.facts.cpu_model.clone());

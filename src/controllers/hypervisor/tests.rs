@@ -519,3 +519,36 @@ fn a_silent_or_refused_host_keeps_its_tombstones() {
     given.1.seen = Some(silent(Some(100)));
     assert_eq!(given_up(&swept(&given)), [("one", 1)]);
 }
+
+#[test]
+fn a_pool_is_marked_once_and_known_by_its_mark() {
+    let mut hypervisor = hypervisor();
+    hypervisor.metadata.uid = Some("7".into());
+    let mark = || Step::MarkPool("cascina-pool-7".into());
+    let seen = |volumes: &[&str]| {
+        let volumes = volumes.iter().map(|name| (*name).to_owned()).collect();
+        view(answering(Survey { volumes, ..Survey::default() }))
+    };
+    let plan = |hypervisor: &Hypervisor, seen: &View| plan(hypervisor, seen, &PATIENCE, at(100));
+    assert_eq!(plan(&hypervisor, &seen(&[])).steps, [mark()]);
+    assert!(plan(&hypervisor, &view(silent(None))).steps.is_empty());
+    // One who shares the pool was faster: that mark is as good.
+    let marked = seen(&["cascina-pool-3"]);
+    assert!(plan(&hypervisor, &marked).steps.is_empty());
+    let after = status(&hypervisor, &marked, &plan(&hypervisor, &marked), "cascina-system", at(100));
+    assert_eq!(after.pool_mark.as_ref().unwrap().volume, "cascina-pool-3");
+    hypervisor.status = Some(after);
+    assert!(plan(&hypervisor, &seen(&[])).steps.is_empty(), "a pool that lacks it isn't marked anew");
+    hypervisor.spec.storage.pool = "another".into();
+    assert_eq!(plan(&hypervisor, &seen(&[])).steps, [mark()], "another pool is another matter");
+}
+
+#[test]
+fn a_host_without_its_storage_is_neither_used_nor_given_up() {
+    let mut seen = silent(Some(100));
+    seen.error = Some(HostError::StorageMissing { mark: "cascina-pool-7".into() });
+    let plan = plan(&hypervisor(), &view(seen), &PATIENCE, at(10_000));
+    assert_eq!(plan.phase, HypervisorPhase::Unreachable);
+    assert!(matches!(plan.reach, Some(Reach::Lost { reason: "StorageMissing", silent: false, .. })));
+    assert_eq!(plan.loss.since, None, "its machines run on, so none is made anew elsewhere");
+}
