@@ -14,8 +14,9 @@ down: ## end it: no process, namespace, bridge or mount stays
 test: ## everything: checks, pure tests, and a box of its own
 	box/test
 
-soak: ## the long forms of tests: every stop, many random changes
+soak: ## the long forms of tests: every stop, many random changes, faults on real hosts
 	CASCINA_SOAK=1 cargo test --locked --test simulation -- --nocapture --test-threads=1
+	box/soak
 
 check: ## formatting, lints, scripts, charts, generated files
 	box/check

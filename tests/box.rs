@@ -22,6 +22,8 @@ mod certificates;
 mod drift;
 #[path = "box/farms.rs"]
 mod farms;
+#[path = "box/faults/mod.rs"]
+mod faults;
 #[path = "box/gitops.rs"]
 mod gitops;
 #[path = "box/hostile_text.rs"]

@@ -1,7 +1,9 @@
 //! What the tests of the box share: the box itself, tenants that vanish with their test, waiting, reading metrics.
 
+pub mod census;
 pub mod libvirt;
 pub mod metrics;
+pub mod soak;
 pub mod tenant;
 pub mod wait;
 
@@ -55,6 +57,7 @@ impl TheBox {
         self.script("operator", &["start"]);
         self.has_flavour(SMALL, json!({"cpus": 1, "memory": "192Mi"})).await;
         if !self.hosts_are_well().await {
+            self.script("network", &["heal"]);
             for host in HOSTS {
                 self.script("host", &["resume", host]);
             }
