@@ -383,7 +383,9 @@ mod tests {
         };
         let names = ["a", "b", "c", "d"];
         let cache = cache();
-        names.map(|name| cache.take_in(named(name, false)));
+        for name in names {
+            cache.take_in(named(name, false));
+        }
         assert!(cache.lacks_much(&[named("a", false)]));
         assert!(!cache.lacks_much(&[named("a", false), named("b", false)]), "two are a few");
         for name in names {

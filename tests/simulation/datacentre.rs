@@ -118,7 +118,8 @@ impl Live {
     /// An operator, from its start until it is dropped.
     pub async fn operate(self, faults: Arc<Faults>) {
         let client = self.api.client(&faults);
-        let (caches, filling) = Caches::new(&client);
+        let metrics = Arc::new(Metrics::default());
+        let (caches, filling) = Caches::new(&client, &metrics);
         let mut background = JoinSet::new();
         for fill in filling {
             background.spawn(fill);
@@ -132,7 +133,7 @@ impl Live {
             caches,
             connect: connect(&self.world, &faults, self.clock),
             clock: self.clock,
-            metrics: Arc::new(Metrics::default()),
+            metrics,
             namespace: "cascina-system".into(),
             cluster: CLUSTER.into(),
             runtime_dir: std::env::temp_dir(),

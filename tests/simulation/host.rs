@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use cascina::api::{Bytes, DiskFormat};
 use cascina::clock::Clock;
 use cascina::libvirt::{
-    Connect, DomainRun, DomainSpec, DomainUuid, GuestCommand, GuestOutput, Host, HostError, HostFacts, PoolSpace,
+    Connect, DomainRun, DomainSpec, DomainUuid, GuestCommand, GuestOutput, Host, HostError, HostFacts, Nic, PoolSpace,
     Progress, Result, RuleSet, StopReason, Survey, SurveyedDomain, VolumeSpec,
 };
 use jiff::Timestamp;
@@ -194,15 +194,26 @@ impl Host for Way {
         self.change("define", 30, |world, name, _| {
             world.check_ours(name, domain.uuid, "redefined");
             let host = world.host(name);
-            if host.domains.get(&domain.uuid).is_some_and(|known| is_active(known.run)) {
-                return Err(refused("define", "the domain runs"));
+            let known = host.domains.get(&domain.uuid);
+            let running = known.filter(|known| is_active(known.run));
+            if running.is_some_and(|running| running.spec.tag != domain.tag) {
+                return Err(refused("define", "another domain runs"));
             }
-            let run = DomainRun::Off(StopReason::NotStarted);
-            let run = host.domains.get(&domain.uuid).map_or(run, |known| known.run);
-            host.domains.insert(domain.uuid, Domain { spec: domain.clone(), run, started: None, asked: None });
+            let new = match running {
+                Some(running) => Domain { spec: domain.clone(), ..running.clone() },
+                None => {
+                    let run = known.map_or(DomainRun::Off(StopReason::NotStarted), |known| known.run);
+                    Domain { spec: domain.clone(), run, started: None, asked: None }
+                }
+            };
+            host.domains.insert(domain.uuid, new);
             Ok(())
         })
         .await
+    }
+
+    async fn mend_nics(&self, _: DomainUuid, _: &[Nic]) -> Result<()> {
+        self.call("mend_nics", 30, |_, _, _| Ok(())).await
     }
 
     async fn start(&self, uuid: DomainUuid) -> Result<()> {
@@ -275,6 +286,14 @@ impl Host for Way {
 
     async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool> {
         self.call("agent_answers", 5, |world, name, now| Ok(world.answers(name, uuid, now))).await
+    }
+
+    async fn allocation(&self, volumes: &[String]) -> Result<Bytes> {
+        self.call("allocation", 10, |world, name, _| {
+            let there = volumes.iter().filter(|volume| world.pool(name).volumes.contains_key(*volume)).count();
+            Ok(Bytes::gibi(u32::try_from(there).unwrap()))
+        })
+        .await
     }
 
     async fn run_in_guest(&self, _: DomainUuid, _: &GuestCommand) -> Result<Option<GuestOutput>> {

@@ -1,11 +1,12 @@
 //! The hosts, their pools and their guests, as they really are: what the operator can only ask about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use cascina::api::HypervisorClass;
 use cascina::libvirt::{
-    DomainRole, DomainRun, DomainSpec, DomainUuid, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
+    DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Forms, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
 };
 use jiff::Timestamp;
 
@@ -170,13 +171,16 @@ impl World {
 impl Domain {
     /// As a survey tells of it.
     pub fn surveyed(&self) -> SurveyedDomain {
+        let form = || DomainForm::of(&self.spec);
         SurveyedDomain {
             name: format!("casc-{}", self.spec.uuid),
             run: self.run,
             tag: (self.spec.role == DomainRole::Machine).then(|| self.spec.tag.clone()),
             canary: (self.spec.role == DomainRole::Canary).then(|| self.spec.tag.clone()),
+            copied_tag: None,
             memory: self.spec.memory,
             cpus: self.spec.cpus,
+            forms: Some(Arc::new(Forms { running: is_active(self.run).then(form), defined: Some(form()) })),
         }
     }
 
