@@ -3,6 +3,8 @@
 
 #[path = "simulation/apiserver/mod.rs"]
 mod apiserver;
+#[path = "support/cluster.rs"]
+mod cluster;
 #[path = "simulation/datacentre.rs"]
 mod datacentre;
 #[path = "simulation/drive.rs"]
@@ -28,5 +30,7 @@ mod world;
 mod chance;
 #[path = "simulation/disturbances.rs"]
 mod disturbances;
+#[path = "simulation/likeness.rs"]
+mod likeness;
 #[path = "simulation/stops.rs"]
 mod stops;

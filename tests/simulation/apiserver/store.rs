@@ -178,7 +178,7 @@ impl Store {
             return self.apply_new(of, namespace, name, wanted, &manager, write);
         };
         let (old, mut owners) = (Arc::clone(&entry.object), entry.owners.clone());
-        check_preconditions(&kind.kind, &old, &wanted)?;
+        check_preconditions(&kind.kind, &old, &without_uid(&wanted, write.status))?;
         let wanted = restricted(wanted, write.status);
         let merged = match apply(&kind.schema.shape, &mut owners, &manager, &old, &wanted, force) {
             Applied::Merged(merged) => merged,
@@ -316,6 +316,15 @@ fn part(status: bool) -> String {
 
 fn updater(manager: &str, status: bool) -> Manager {
     (manager.to_owned(), "Update", part(status))
+}
+
+/// To an apply of a status the uid says nothing, as the real API server has it.
+fn without_uid(wanted: &Value, status: bool) -> Value {
+    let mut given = wanted.clone();
+    if status {
+        given["metadata"]["uid"] = Value::Null;
+    }
+    given
 }
 
 /// The part of what is applied that a write to this subresource looks at.
