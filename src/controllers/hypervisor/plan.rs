@@ -15,7 +15,7 @@ use crate::api::{
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
-use crate::libvirt::{Certificates, HostFacts, OwnershipTag, POOL_MARK, PoolSpace, Survey};
+use crate::libvirt::{Certificates, HostFacts, OwnershipTag, POOL_MARK, PoolSpace, RuleSet, Survey};
 
 /// Why a host isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -212,10 +212,13 @@ fn mark_pool(hypervisor: &Hypervisor, survey: &Survey) -> Option<Step> {
     hypervisor.metadata.uid.as_ref().map(|uid| Step::MarkPool([POOL_MARK, uid].concat()))
 }
 
-/// Filters on a host on which no domain of ours is.
+/// Filters on a host on which no machine is. Its canary keeps the one that it has; those of earlier versions go.
 fn unused_filters(survey: &Survey) -> impl Iterator<Item = Step> + '_ {
-    let used = survey.domains.values().any(|domain| domain.tag.is_some() || domain.canary.is_some());
-    survey.filters.iter().filter(move |_| !used).cloned().map(Step::DeleteFilter)
+    let machines = survey.domains.values().any(|domain| domain.tag.is_some());
+    let canary = survey.domains.values().any(|domain| domain.canary.is_some());
+    let kept = canary.then(|| RuleSet::Machine.filter_name());
+    let unused = survey.filters.iter().filter(move |name| !machines && Some(*name) != kept.as_ref());
+    unused.cloned().map(Step::DeleteFilter)
 }
 
 /// The host goes: not while machines have it, and not before our files are gone from it.

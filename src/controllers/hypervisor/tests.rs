@@ -22,7 +22,7 @@ use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{machine, running_on};
 use crate::libvirt::{
-    Certificates, DomainRun, DomainUuid, HostError, OwnershipTag, StopReason, Survey, SurveyedDomain,
+    Certificates, DomainRun, DomainUuid, HostError, OwnershipTag, RuleSet, StopReason, Survey, SurveyedDomain,
 };
 
 const PATIENCE: Patience = Patience {
@@ -207,14 +207,22 @@ fn what_may_be_promised_is_less_what_is_kept_back_times_overcommit() {
 #[test]
 fn a_host_is_let_go_when_its_canary_is_gone_and_keeps_the_canarys_filters() {
     let mut hypervisor = hypervisor();
-    hypervisor.metadata.uid = Some(UID.into());
     let with_canary_of = |uid: &str| {
-        let mut survey = with_leftovers();
-        survey.volumes.clear();
+        let mut survey = Survey::default();
+        survey.filters.insert(RuleSet::Machine.filter_name());
         survey.domains.insert(DomainUuid(uuid::Uuid::from_u128(8)), canary_of(uid));
         view(answering(survey))
     };
     assert_eq!(plan(&hypervisor, &with_canary_of(UID), &PATIENCE, at(100)).steps, []);
+    let mut survey = with_leftovers();
+    survey.domains.insert(DomainUuid(uuid::Uuid::from_u128(8)), canary_of(UID));
+    let steps = plan(&hypervisor, &view(answering(survey)), &PATIENCE, at(100)).steps;
+    assert_eq!(
+        steps,
+        [Step::DeleteFilter("cascina-machine-000000000000".into())],
+        "of rules that are not used any more"
+    );
+    hypervisor.metadata.uid = Some(UID.into());
     hypervisor.metadata.deletion_timestamp = Some(Time(at(100)));
     let waits = plan(&hypervisor, &with_canary_of(UID), &PATIENCE, at(101));
     assert!(!waits.release && waits.steps.is_empty());
