@@ -5,14 +5,11 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::support::soak::{measured, short_or_long, since};
+use crate::support::soak::{measured, since, soaks};
 use crate::support::{BOOT, SOON, TheBox, is_ready, the_box};
 
 /// After a request, in milliseconds: dense where most happens.
 const MOMENTS: [u64; 10] = [30, 80, 140, 220, 320, 450, 700, 1100, 1800, 3000];
-
-/// A few of them.
-const FEW_MOMENTS: [u64; 2] = [140, 700];
 
 /// Kills the operator so long after now, and starts it again.
 async fn kill_after(the_box: &TheBox, begin: Instant, milliseconds: u64) {
@@ -23,13 +20,16 @@ async fn kill_after(the_box: &TheBox, begin: Instant, milliseconds: u64) {
 
 #[tokio::test]
 async fn killed_at_many_moments_it_ends_in_the_same_state() {
+    if !soaks() {
+        return;
+    }
     let Some(the_box) = the_box().await else { return };
     let tenant = the_box.tenant("kills").await;
     tenant.given_farm("farm", json!({})).await;
     let spec = json!({"flavour": "e2e-disk", "readiness": "None"});
     the_box.has_flavour("e2e-disk", json!({"cpus": 1, "memory": "192Mi", "dataDisk": "64Mi"})).await;
     let mut all = Vec::new();
-    for (index, moment) in short_or_long(FEW_MOMENTS.as_slice(), &MOMENTS).iter().copied().enumerate() {
+    for (index, moment) in MOMENTS.into_iter().enumerate() {
         let name = format!("victim-{index}");
         let begin = Instant::now();
         let asked = tenant.asks_for(&name, spec.clone()).await;

@@ -9,6 +9,15 @@ pub fn short_or_long<T>(short: T, long: T) -> T {
     if std::env::var_os("CASCINA_SOAK").is_some() { long } else { short }
 }
 
+/// Whether a test runs that has no short form.
+pub fn soaks() -> bool {
+    let soaks = short_or_long(false, true);
+    if !soaks {
+        eprintln!("skipped: make soak runs it");
+    }
+    soaks
+}
+
 /// Prints what was measured, and keeps it for the table of `make soak`.
 pub fn measured(fault: &str, what: &str, value: impl Display) {
     println!("{fault}: {what}: {value}");
