@@ -8,7 +8,7 @@ use fastrand::Rng;
 use kube::ResourceExt;
 use serde_json::json;
 
-use super::quick;
+use super::one_of_many;
 use crate::support::census::NeverTwice;
 use crate::support::soak::{dice, measured, short_or_long, since};
 use crate::support::{SMALL, Tenant, is_ready, reason, the_box};
@@ -24,11 +24,12 @@ type Wanted = BTreeMap<String, bool>;
 
 /// One random request.
 async fn request(tenant: &Tenant<'_>, dice: &mut Rng, names: &[String], wanted: &mut Wanted) {
-    let name = &names[dice.usize(..names.len())];
+    let index = dice.usize(..names.len());
+    let name = &names[index];
     let Some(runs) = wanted.get(name).copied() else {
         // One of that name may still be on its way out.
         if tenant.machines().get_opt(name).await.unwrap().is_none() {
-            tenant.asks_for(name, quick()).await;
+            tenant.asks_for(name, one_of_many(index)).await;
             wanted.insert(name.clone(), true);
         }
         return;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::quick;
+use super::{one_of_many, quick};
 use crate::support::census::NeverTwice;
 use crate::support::soak::{measured, short_or_long, since, soaks};
 use crate::support::{BOOT, Finally, SOON, TheBox, is_ready, the_box};
@@ -26,7 +26,7 @@ async fn machines_start_although_etcd_and_the_api_server_are_killed_meanwhile() 
         let name = |index: usize| format!("guest-{round}-{index}");
         let begin = Instant::now();
         for index in 0..count {
-            tenant.asks_for(&name(index), quick()).await;
+            tenant.asks_for(&name(index), one_of_many(index)).await;
         }
         the_box.script("control-plane/stop", &["-9", part]);
         tokio::time::sleep(Duration::from_secs(1)).await;

@@ -22,6 +22,12 @@ fn quick() -> Value {
     json!({"readiness": "None"})
 }
 
+/// One of twenty: so many have room on all hosts only.
+fn one_of_many(index: usize) -> Value {
+    let class = if index.is_multiple_of(2) { "Worker" } else { "Service" };
+    json!({"readiness": "None", "class": class})
+}
+
 /// The same on one host.
 fn quick_on(host: &str) -> Value {
     json!({"readiness": "None", "hypervisorSelector": {"e2e/host": host}})
