@@ -378,7 +378,7 @@ mod tests {
         let named = |name: &str, deleted: bool| {
             let mut object = object(name, 5);
             object.metadata.name = Some(name.into());
-            object.metadata.deletion_timestamp = deleted.then(|| Time(jiff::Timestamp::UNIX_EPOCH));
+            object.metadata.deletion_timestamp = deleted.then_some(Time(jiff::Timestamp::UNIX_EPOCH));
             Arc::new(object)
         };
         let names = ["a", "b", "c", "d"];

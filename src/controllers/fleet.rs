@@ -219,10 +219,13 @@ impl Drop for FleetHost {
 /// After a start, connections are opened within this time; a host without one later has none.
 const OPENING: Duration = Duration::from_secs(10);
 
+/// What the objects say that a host of this name should have.
+type ClaimsOf = Box<dyn Fn(&str, Timestamp) -> Claims + Send + Sync>;
+
 /// All connected hosts.
 pub struct Fleet {
     clock: Clock,
-    claims: OnceLock<Box<dyn Fn(&str, Timestamp) -> Claims + Send + Sync>>,
+    claims: OnceLock<ClaimsOf>,
     began: Instant,
     hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
     changes: broadcast::Sender<Change>,

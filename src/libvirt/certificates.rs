@@ -1,6 +1,6 @@
 //! How long the certificates between us and a host are good.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ async fn shown_by_host(certificate: &[u8], key: &[u8], addresses: &[SocketAddr])
     let config = client(certificate, key, &witness)?;
     let handshake = async {
         let stream = TcpStream::connect(address).await?;
-        TlsConnector::from(Arc::new(config)).connect(ServerName::from(IpAddr::from(address.ip())), stream).await
+        TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), stream).await
     };
     // However it ended: what was shown was shown.
     let _ = timeout(PATIENCE, handshake).await;

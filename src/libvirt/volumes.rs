@@ -126,7 +126,7 @@ pub(super) fn allocation(connection: &Connect, place: &Place, names: &[String]) 
     let mut sum = Bytes::ZERO;
     for name in names {
         if let Some(volume) = find(&pool, name)? {
-            sum = sum + Bytes::new(volume.info()?.allocation);
+            sum += Bytes::new(volume.info()?.allocation);
         }
     }
     Ok(sum)
