@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch as channel;
 
 use crate::faults::{Call, Faults};
+#[allow(unused_imports, reason = "the bench uses a part")]
 pub use kind::{Change, Resource, Write, resource};
 pub use refusal::Refusal;
 use route::Route;
