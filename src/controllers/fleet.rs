@@ -404,6 +404,9 @@ fn take_in(
     }
 }
 
+/// The length of a UUID as the names of volumes begin with it.
+const UUID_LENGTH: usize = 36;
+
 /// What a listener has to know of the step from one survey to the next.
 fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change> {
     let Some(before) = before else { return vec![Change::Reach(name.to_owned())] };
@@ -416,6 +419,8 @@ fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change>
             changes.push(Change::Domain(name.to_owned(), tag));
         }
     }
+    let lost = before.volumes.difference(&now.volumes).filter_map(|volume| owner_of(volume, now));
+    changes.extend(lost.map(|tag| Change::Domain(name.to_owned(), tag.clone())));
     let canaries = |survey: &Survey| {
         let ours = survey.domains.iter().filter(|(_, domain)| domain.canary.is_some());
         ours.map(|(uuid, domain)| (*uuid, domain.run)).collect::<Vec<_>>()
@@ -430,9 +435,17 @@ fn differences(name: &str, before: Option<&Survey>, now: &Survey) -> Vec<Change>
     changes
 }
 
+/// The machine on the host that a volume is named after.
+fn owner_of<'a>(volume: &str, survey: &'a Survey) -> Option<&'a OwnershipTag> {
+    let uuid = volume.get(..UUID_LENGTH)?.parse().ok()?;
+    survey.domains.get(&DomainUuid(uuid))?.tag.as_ref()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::Bytes;
+    use crate::libvirt::{DomainRun, SurveyedDomain};
 
     #[test]
     fn what_another_machine_says_does_not_count() {
@@ -460,5 +473,36 @@ mod tests {
         let survey = Survey { volumes: ["cascina-pool-a".to_owned()].into(), ..Survey::default() };
         assert!(marked.judge(survey).is_ok());
         assert!(Expected::default().judge(Survey::default()).is_ok());
+    }
+
+    #[test]
+    fn a_machine_hears_that_a_volume_of_it_is_gone() {
+        let uid = Uuid::from_u128(1);
+        let tag = OwnershipTag {
+            cluster: String::new(),
+            namespace: "farm".into(),
+            name: "one".into(),
+            uid,
+            epoch: 1,
+            spec_hash: String::new(),
+        };
+        let domain = SurveyedDomain {
+            name: String::new(),
+            run: DomainRun::Running,
+            tag: Some(tag.clone()),
+            canary: None,
+            copied_tag: None,
+            memory: Bytes::ZERO,
+            cpus: 1,
+            forms: None,
+        };
+        let now = Survey { domains: [(DomainUuid(uid), domain)].into(), ..Survey::default() };
+        let before = |volume: String| Survey { volumes: [volume].into(), ..now.clone() };
+        let told = |before: &Survey| {
+            let changes = differences("worker-1", Some(before), &now);
+            changes.iter().any(|change| matches!(change, Change::Domain(_, told) if *told == tag))
+        };
+        assert!(told(&before(format!("{uid}-data.qcow2"))));
+        assert!(!told(&before("somebody-elses.qcow2".into())) && !told(&now));
     }
 }
