@@ -31,13 +31,12 @@ impl TheBox {
         (format!("-----BEGIN EC PRIVATE KEY{key}"), certificate.to_owned())
     }
 
-    /// Gives the host a certificate and tells its libvirtd, as an administrator would.
+    /// Gives the host a certificate and starts its libvirtd anew: it reads the paths in its configuration at no other time.
     fn give_host(&self, key: &str, certificate: &str) {
         let pki = self.state.join("pki").join(HOST);
         std::fs::write(pki.join("serverkey.pem"), key).unwrap();
         std::fs::write(pki.join("servercert.pem"), certificate).unwrap();
-        let update = ["enter", HOST, "virt-admin", "-c", "libvirtd:///system", "server-update-tls", "libvirtd"];
-        self.script("host", &update);
+        drop(self.try_script("host", &["crash", HOST]));
     }
 
     /// Gives the operator a certificate.

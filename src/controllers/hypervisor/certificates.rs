@@ -43,7 +43,7 @@ fn tell(hypervisor: &Hypervisor, which: &str, end: Timestamp, namespace: &str, n
     let secret = hypervisor.spec.credentials_secret_ref.as_ref().map_or("", |secret| secret.name.as_str());
     let step = match which {
         "host" => format!(
-            "renew it on {} and run there: virt-admin -c libvirtd:///system server-update-tls libvirtd",
+            "renew it on {} and restart libvirtd there, guests run on (without a restart where libvirtd.conf names no other path: virt-admin server-update-tls libvirtd)",
             hypervisor.name_any()
         ),
         "client" => format!("renew tls.crt and tls.key of Secret {namespace}/{secret}"),
