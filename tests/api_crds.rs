@@ -292,7 +292,7 @@ async fn columns_answer_what_and_why() {
     for (kind, columns) in [
         ("Hypervisor", "Name CLASS PHASE CPU-ALLOC MEM-ALLOC MACHINES LIBVIRT QEMU REASON URI AGE"),
         ("Image", "Name PHASE REVISION SIZE HOSTS PROGRESS REASON AGE"),
-        ("Flavour", "Name CPUS MEMORY ROOT-DISK DATA-DISK AGE"),
+        ("Flavour", "Name CPUS MEMORY ROOT-DISK DATA-DISK OUTBOUND INBOUND AGE"),
         ("VirtualFarm", "Name NETWORK PUBLIC-IP MACHINES READY REASON AGE MESSAGE"),
         ("VirtualMachine", "Name PHASE HYPERVISOR ADDRESS READY REASON AGE IMAGE FLAVOUR MAC BOOT-SECONDS MESSAGE"),
         ("VRouter", "Name FARM READY REASON AGE"),

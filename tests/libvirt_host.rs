@@ -148,6 +148,7 @@ fn machine(name: &str, octet: u8) -> DomainSpec {
             address,
             farm: "172.31.250.0/24".parse().unwrap(),
             rules: RuleSet::Machine,
+            bandwidth: None,
         }],
         shared_storage: false,
         console: ConsoleLog::Pty,

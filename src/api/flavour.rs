@@ -19,6 +19,8 @@ use super::Bytes;
     printcolumn(name = "MEMORY", type_ = "string", json_path = ".spec.memory"),
     printcolumn(name = "ROOT-DISK", type_ = "string", json_path = ".spec.rootDisk"),
     printcolumn(name = "DATA-DISK", type_ = "string", json_path = ".spec.dataDisk"),
+    printcolumn(name = "OUTBOUND", type_ = "string", json_path = ".spec.bandwidth.outbound", priority = 1),
+    printcolumn(name = "INBOUND", type_ = "string", json_path = ".spec.bandwidth.inbound", priority = 1),
     printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -36,4 +38,25 @@ pub struct FlavourSpec {
     /// Size of an empty second disk; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_disk: Option<Bytes>,
+    /// What the network card carries at most; absent: as much as the host can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
+}
+
+/// What a network card carries at most, in bytes. The host enforces it: no guest can change it.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[x_kube(validation = Rule::new("has(self.outbound) || has(self.inbound)").message("give outbound, or inbound, or both"))]
+pub struct Bandwidth {
+    /// What the guest may send in a second; the rest is dropped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 10000 : quantity(self).compareTo(quantity('10k')) >= 0").message("must be at least 10k, bytes a second"))]
+    pub outbound: Option<Bytes>,
+    /// What the guest may receive in a second; the rest waits for a moment, and senders take turns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self >= 10000 : quantity(self).compareTo(quantity('10k')) >= 0").message("must be at least 10k, bytes a second"))]
+    pub inbound: Option<Bytes>,
+    /// What may pass at once after a pause; absent: a tenth of what may pass in a second. Never less than 64Ki.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("type(self) == int ? self <= 1073741824 : quantity(self).compareTo(quantity('1Gi')) <= 0").message("must be at most 1Gi: more is no limit"))]
+    pub burst: Option<Bytes>,
 }

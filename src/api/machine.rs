@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, DiskFormat, HypervisorClass};
+use super::{Bandwidth, Bytes, DiskFormat, HypervisorClass};
 
 /// A machine of a farm. Its domain's UUID is this object's `metadata.uid`; its address and MAC are given, never chosen.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -207,6 +207,9 @@ pub struct PinnedFlavour {
     /// Size of the data disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_disk: Option<Bytes>,
+    /// What its network card carries at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// The revision of an image that a machine was made from.

@@ -18,7 +18,7 @@ pub use farm::{
     DefaultedNetwork, ElasticIp, GroupUpdate, GroupUpdateStrategy, MachineGroup, PlannedMachine, Quota, QuotaUse,
     RouterTemplate, Subject, SubjectKind, VirtualFarm, VirtualFarmSpec, VirtualFarmStatus,
 };
-pub use flavour::{Flavour, FlavourSpec};
+pub use flavour::{Bandwidth, Flavour, FlavourSpec};
 pub use hypervisor::{
     Capacity, DriftPolicy, Hypervisor, HypervisorClass, HypervisorNetwork, HypervisorNetworks, HypervisorPhase,
     HypervisorSpec, HypervisorStatus, HypervisorStorage, Isolation, Maintenance, Overcommit, PoolMark, Resources,

@@ -8,7 +8,7 @@ use std::fmt::Display;
 
 use super::spec::{ConsoleLog, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
 use super::tag::{self, DOMAIN_PREFIX};
-use crate::api::{DiskFormat, Virtualization};
+use crate::api::{Bandwidth, Bytes, DiskFormat, Virtualization};
 use crate::network::filters;
 use crate::text::printable;
 use crate::xml::Element;
@@ -216,6 +216,23 @@ pub(super) fn interface(nic: &Nic) -> Element {
         .child(Element::new("target").attribute("dev", device(nic)))
         .child(typed("model", "virtio"))
         .child(filter)
+        .children(nic.bandwidth.as_ref().map(bandwidth))
+}
+
+/// What passes at once, at least: the largest packet that a guest hands over.
+const LEAST_BURST: Bytes = Bytes::new(64 << 10);
+
+/// The limits of a card, in libvirt's units: thousands of bytes a second, and bursts of kibibytes. A burst is always
+/// given: libvirt's own is what passes in a second.
+fn bandwidth(limits: &Bandwidth) -> Element {
+    let limit = |direction, rate: Option<Bytes>| {
+        let rate = rate?;
+        let burst = limits.burst.unwrap_or(Bytes::new(rate.get() / 10)).max(LEAST_BURST);
+        let average = rate.get().div_ceil(1000);
+        Some(Element::new(direction).attribute("average", average).attribute("burst", burst.kibibytes()))
+    };
+    let directions = [limit("inbound", limits.inbound), limit("outbound", limits.outbound)];
+    Element::new("bandwidth").children(directions.into_iter().flatten())
 }
 
 #[cfg(test)]
@@ -257,6 +274,7 @@ mod tests {
                 address,
                 farm: "172.16.1.0/24".parse().unwrap(),
                 rules: RuleSet::Machine,
+                bandwidth: None,
             }],
             shared_storage: false,
             console: ConsoleLog::Pty,
@@ -304,6 +322,25 @@ mod tests {
     fn shared_storage_is_not_cached() {
         let shared = xml(&DomainSpec { shared_storage: true, ..spec() });
         assert_eq!(shared.matches("cache=\"none\"").count(), 3);
+    }
+
+    #[test]
+    fn limits_are_in_libvirts_units() {
+        let limits = |outbound, inbound, burst| {
+            let some = |bytes| (bytes > 0).then_some(Bytes::new(bytes));
+            let bandwidth = Bandwidth { outbound: some(outbound), inbound: some(inbound), burst: some(burst) };
+            let nic = Nic { bandwidth: Some(bandwidth), ..spec().nics[0].clone() };
+            let limits = parse(&interface(&nic).to_xml().unwrap());
+            let limit = |path: &str, name| limits.find(path).and_then(|limit| Some(limit.get(name)?.to_owned()));
+            ["bandwidth/outbound", "bandwidth/inbound"].map(|path| {
+                limit(path, "average").zip(limit(path, "burst")).map(|(rate, burst)| format!("{rate} {burst}"))
+            })
+        };
+        let some = |text: &str| Some(text.to_owned());
+        assert_eq!(limits(125_000_000, 0, 0), [some("125000 12208"), None]);
+        assert_eq!(limits(10_000, 12_500, 1 << 20), [some("10 1024"), some("13 1024")]);
+        assert_eq!(limits(10_000, 0, 0), [some("10 64"), None], "a large packet passes");
+        assert_eq!(limits(10_000, 0, 1), [some("10 64"), None]);
     }
 
     #[test]

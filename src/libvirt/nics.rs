@@ -64,6 +64,7 @@ mod tests {
             address,
             farm: "172.16.1.0/24".parse().unwrap(),
             rules: RuleSet::Machine,
+            bandwidth: None,
         }
     }
 

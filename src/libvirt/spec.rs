@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::api::{Bytes, DiskFormat, Virtualization};
+use crate::api::{Bandwidth, Bytes, DiskFormat, Virtualization};
 use crate::network::{FarmNetwork, MacAddress, RuleSet};
 
 /// The UUID of a domain: its `VirtualMachine`'s `metadata.uid`.
@@ -60,6 +60,8 @@ pub struct Nic {
     pub farm: FarmNetwork,
     /// The rules that hold it to that.
     pub rules: RuleSet,
+    /// What it carries at most.
+    pub bandwidth: Option<Bandwidth>,
 }
 
 /// A volume to make.

@@ -92,6 +92,7 @@ pub fn canary(cluster: &str, hypervisor: &Hypervisor, stage: Stage, image: &Pinn
         address,
         farm,
         rules: RuleSet::Machine,
+        bandwidth: None,
     };
     let mut domain = DomainSpec {
         uuid: canary_uuid(cluster, uid),

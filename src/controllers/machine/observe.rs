@@ -11,7 +11,8 @@ use super::plan::UNDEFINED;
 use super::recipe::{self, Ingredients, Recipe, Refusal};
 use super::situation::{Failure, History, Placement, View};
 use crate::api::{
-    ImageHostState, KeyRef, Phase, PinnedFlavour, UserData, VirtualMachine, VirtualMachineStatus, conditions,
+    Bandwidth, Bytes, ImageHostState, KeyRef, Phase, PinnedFlavour, UserData, VirtualMachine, VirtualMachineStatus,
+    conditions,
 };
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
@@ -291,11 +292,16 @@ fn outdated(context: &Context, machine: &VirtualMachine, status: &VirtualMachine
         memory: flavour.spec.memory,
         root_disk: pinned.root_disk,
         data_disk: pinned.data_disk,
+        bandwidth: flavour.spec.bandwidth,
     };
-    (now != *pinned).then(|| {
-        format!(
-            "flavour {} ({} CPUs, {}) instead of {} ({} CPUs, {}); halt it and start it again",
-            now.name, now.cpus, now.memory, pinned.name, pinned.cpus, pinned.memory
-        )
-    })
+    (now != *pinned)
+        .then(|| format!("flavour {} instead of {}; halt it and start it again", in_words(&now), in_words(pinned)))
+}
+
+fn in_words(flavour: &PinnedFlavour) -> String {
+    let limit = |what: &str, rate: Option<Bytes>| rate.map(|rate| format!(", {what} {rate}/s")).unwrap_or_default();
+    let Bandwidth { outbound, inbound, burst } = flavour.bandwidth.unwrap_or_default();
+    let burst = burst.map(|burst| format!(", burst {burst}")).unwrap_or_default();
+    let limits = [limit("sends", outbound), limit("receives", inbound), burst].concat();
+    format!("{} ({} CPUs, {}{limits})", flavour.name, flavour.cpus, flavour.memory)
 }

@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::api::{
-    Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
+    Bandwidth, Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus,
+    site::Site,
 };
 use crate::guest::{self, Guest, GuestError, GuestNic, UserDataText};
 use crate::libvirt::{
@@ -83,7 +84,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let seed = guest::seed(&guest(from, uid, address)?)?;
     let seed_volume = guest::seed_volume(uid, &seed.hash);
     let (root, data, volumes) = disks(uid, flavour, image);
-    let nic = card(from.hypervisor, address, network);
+    let nic = card(from.hypervisor, address, network, flavour.bandwidth);
     let (namespace, name) = names(from.machine);
     let mut domain = DomainSpec {
         uuid: DomainUuid(uid),
@@ -113,16 +114,18 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
 pub fn nic(machine: &VirtualMachine, farm: &VirtualFarm, hypervisor: &Hypervisor) -> Result<Nic, Refusal> {
     let status = machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
     let (address, network) = place_in_network(status, farm)?;
-    Ok(card(hypervisor, address, network))
+    let bandwidth = status.flavour.as_ref().and_then(|flavour| flavour.bandwidth);
+    Ok(card(hypervisor, address, network, bandwidth))
 }
 
-fn card(hypervisor: &Hypervisor, address: Ipv4Addr, farm: FarmNetwork) -> Nic {
+fn card(hypervisor: &Hypervisor, address: Ipv4Addr, farm: FarmNetwork, bandwidth: Option<Bandwidth>) -> Nic {
     Nic {
         bridge: hypervisor.spec.networks.private.bridge.clone(),
         mac: MacAddress::of(address),
         address,
         farm,
         rules: RuleSet::Machine,
+        bandwidth,
     }
 }
 

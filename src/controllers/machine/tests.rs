@@ -60,6 +60,7 @@ fn recipe() -> Recipe {
                 address,
                 farm: "172.16.1.0/24".parse().unwrap(),
                 rules: RuleSet::Machine,
+                bandwidth: None,
             }],
             shared_storage: false,
             console: ConsoleLog::Pty,

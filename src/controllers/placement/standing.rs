@@ -134,5 +134,6 @@ pub fn pin_flavour(flavour: &Flavour) -> PinnedFlavour {
         memory: flavour.spec.memory,
         root_disk: flavour.spec.root_disk,
         data_disk: flavour.spec.data_disk,
+        bandwidth: flavour.spec.bandwidth,
     }
 }

@@ -83,8 +83,13 @@ pub fn disk_image(name: &str, size: &str) -> Image {
 
 /// A flavour without a data disk.
 pub fn flavour(name: &str, cpus: i32, memory: &str) -> Flavour {
-    let spec =
-        FlavourSpec { cpus, memory: memory.parse().unwrap(), root_disk: Some("3Gi".parse().unwrap()), data_disk: None };
+    let spec = FlavourSpec {
+        cpus,
+        memory: memory.parse().unwrap(),
+        root_disk: Some("3Gi".parse().unwrap()),
+        data_disk: None,
+        bandwidth: None,
+    };
     Flavour { metadata: meta(name, 0), spec }
 }
 
@@ -132,6 +137,7 @@ pub fn running_on(mut machine: VirtualMachine, host: &str, cpus: i32, memory: &s
         memory: memory.parse().unwrap(),
         root_disk: None,
         data_disk: None,
+        bandwidth: None,
     });
     status.image =
         Some(PinnedImage { name: "appliance".into(), revision: "appliance-0".into(), disk: None, kernel: None });
