@@ -5,6 +5,8 @@
 
 #[path = "isolation/attacks.rs"]
 mod attacks;
+#[path = "isolation/bandwidth.rs"]
+mod bandwidth;
 #[path = "isolation/change.rs"]
 mod change;
 #[path = "isolation/ears.rs"]

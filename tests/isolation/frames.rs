@@ -63,7 +63,12 @@ pub fn datagram(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), body: &[u8]) ->
 
 /// A UDP packet.
 pub fn udp(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16)) -> Vec<u8> {
-    packet(from, to, IpNumber::UDP, &datagram(from, to, ports, b"some bytes"))
+    udp_of(from, to, ports, b"some bytes")
+}
+
+/// A UDP packet with these bytes.
+pub fn udp_of(from: Ipv4Addr, to: Ipv4Addr, ports: (u16, u16), body: &[u8]) -> Vec<u8> {
+    packet(from, to, IpNumber::UDP, &datagram(from, to, ports, body))
 }
 
 /// A question that a kernel answers with the same payload.

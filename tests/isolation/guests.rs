@@ -66,7 +66,7 @@ impl Guest {
         let namespace = format!("{}-guest-{number}", site.prefix);
         let port = format!("c{:08x}", u32::from(address));
         let host = site.namespace(place.host);
-        site.forget(&namespace);
+        site.forget(&host, &port, &namespace);
         let ip = |line: &str| site.ip(line);
         ip(&format!("netns add {namespace}"));
         ip(&format!(

@@ -60,12 +60,19 @@ impl Site {
     /// `ip` with these words; it must succeed.
     #[track_caller]
     pub fn ip(&self, line: &str) -> String {
-        succeeded(&format!("ip {line}"), &Command::new("ip").args(line.split_whitespace()).output().unwrap())
+        succeeded(&format!("ip {line}"), &self.try_ip(line))
     }
 
-    /// Removes a namespace, if it is there.
-    pub fn forget(&self, namespace: &str) {
-        let _ = Command::new("ip").args(["netns", "delete", namespace]).output();
+    /// The same, however it ends.
+    pub fn try_ip(&self, line: &str) -> Output {
+        Command::new("ip").args(line.split_whitespace()).output().unwrap()
+    }
+
+    /// Removes a guest's cable and namespace, if they are there. A namespace goes late, when its last socket is closed; a
+    /// cable goes at once.
+    pub fn forget(&self, host: &str, port: &str, namespace: &str) {
+        let _ = self.try_ip(&format!("-n {host} link delete {port}"));
+        let _ = self.try_ip(&format!("netns delete {namespace}"));
     }
 
     /// Whether link-local frames teach a bridge something.
@@ -155,7 +162,7 @@ impl Farms {
 }
 
 impl Drop for Farms {
-    /// The cables go with the namespaces; the bindings are libvirt's.
+    /// The bindings first, while their ports are there.
     fn drop(&mut self) {
         let filters = RuleSet::ALL.map(|rules| format!("nwfilter-undefine {}", rules.filter_name()));
         let (site, guests) = (&self.site, &self.guests);
@@ -168,7 +175,7 @@ impl Drop for Farms {
             }
         });
         for guest in &self.guests {
-            self.site.forget(&guest.namespace);
+            self.site.forget(&self.site.namespace(guest.host), &guest.port, &guest.namespace);
         }
         self.site.learn_link_local(false);
     }
