@@ -198,7 +198,7 @@ fn facts(connection: &Connect) -> Result<HostFacts, Failure> {
         uuid: text("host/uuid").and_then(|uuid| uuid.parse::<Uuid>().ok()),
         libvirt_version: version(connection.lib_version()?),
         qemu_version: version(connection.hyp_version()?),
-        cpu_model: text("host/cpu/model").unwrap_or(node.model),
+        cpu_model: text("host/cpu/model").unwrap_or_else(|| printable(&node.model, LONGEST_TEXT)),
         cpus: i32::try_from(node.cpus).unwrap_or(i32::MAX),
         memory: stats::kibibytes(node.memory),
     })
