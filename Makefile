@@ -1,6 +1,6 @@
 # Cascina in a box. BOX=name chooses another box than `main`; see docs/box.md.
 export BOX
-.PHONY: up down test soak check bench deploy clean help
+.PHONY: up down test soak fuzz check bench deploy clean help
 
 help: ## what there is to make
 	@awk -F':.*## ' '/^[a-z]+:.*##/ {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ soak: ## the long forms of tests: every stop, many random changes, faults on rea
 
 check: ## formatting, lints, scripts, charts, generated files
 	box/check
+
+fuzz: ## hand what is read from others to a fuzzer, FUZZ_SECONDS for each of its targets
+	fuzz/run
 
 bench: ## how long a machine takes, beside what libvirt alone takes
 	box/bench

@@ -99,6 +99,17 @@ impl Element {
     }
 }
 
+#[cfg(any(test, fuzzing))]
+impl Element {
+    /// The names of the elements and attributes, without what they hold.
+    pub(crate) fn shape(&self) -> Element {
+        let mut shape = Element::new(self.name.clone());
+        shape.attributes = self.attributes.iter().map(|(name, _)| (name.clone(), String::new())).collect();
+        shape.children = self.children.iter().map(Element::shape).collect();
+        shape
+    }
+}
+
 fn is_forbidden(character: char) -> bool {
     character.is_control() || matches!(character, '\u{FFFE}' | '\u{FFFF}')
 }
@@ -112,16 +123,6 @@ pub(crate) mod tests {
     /// Reads a document back.
     pub(crate) fn parse(xml: &str) -> Element {
         Element::parse(xml).unwrap()
-    }
-
-    impl Element {
-        /// The names of the elements and attributes, without what they hold.
-        pub(crate) fn shape(&self) -> Element {
-            let mut shape = Element::new(self.name.clone());
-            shape.attributes = self.attributes.iter().map(|(name, _)| (name.clone(), String::new())).collect();
-            shape.children = self.children.iter().map(Element::shape).collect();
-            shape
-        }
     }
 
     #[test]

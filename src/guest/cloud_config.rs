@@ -110,10 +110,15 @@ pub(super) fn network_config(guest: &Guest) -> Result<String, GuestError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::guest::tests::guest;
+    use crate::guest::fuzz::documents;
+    use crate::guest::sample::guest;
     use crate::guest::{PublicKey, parse_ssh_keys};
     use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::TestRunner;
     use serde_yaml::Value;
+    use std::io::Write;
+    use std::process::{Command, Stdio};
 
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
@@ -172,6 +177,46 @@ mod tests {
         let ethernet = &read(&network_config(&guest).unwrap())["ethernets"]["eth0"];
         assert!(ethernet.get("routes").is_none());
         assert_eq!(keys_of(&ethernet["nameservers"]), ["search"]);
+    }
+
+    /// cloud-init reads YAML 1.1 with `PyYAML`, which takes more for numbers, dates and truth values than our writer.
+    #[test]
+    fn cloud_inits_own_reader_finds_what_was_meant() {
+        const READ: &str = "import json, sys, yaml\n\
+            documents = json.load(sys.stdin)\n\
+            json.dump([yaml.safe_load(document) for document in documents], sys.stdout, default=repr)";
+        let mut runner = TestRunner::deterministic();
+        let label = "[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?|[0-9]{1,4}|0[xbo]?[0-7]{1,3}|[0-9]e-?[0-9]|[0-9]{4}-[0-9]{2}-[0-9]{2}|y|n|null|true|yes|on";
+        let labels = prop::collection::vec(label, 2..5);
+        let comment = "\\PC{0,30}|[:#&*!|>'\"%@`{}\\[\\], -]{1,20}|[0-9]{1,3}:[0-9]{2}|~|=|<<";
+        let (mut written, mut meant) = (Vec::new(), Vec::new());
+        for _ in 0..400 {
+            let (labels, comment) = (&labels, &comment).new_tree(&mut runner).unwrap().current();
+            let mut guest = guest();
+            let (Ok(name), Ok(domain)) = (labels[0].parse(), labels[1..].join(".").parse()) else { continue };
+            (guest.hostname, guest.domain) = (name, domain);
+            guest.ssh_keys = parse_ssh_keys("", &[[KEY, &comment].join(" ")]).unwrap_or_default();
+            for (document, value) in documents(&guest) {
+                written.push(document);
+                meant.push(value);
+            }
+        }
+        let mut python = Command::new("python3");
+        python.args(["-c", READ]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let Ok(mut child) = python.spawn() else { return eprintln!("skipped: needs python3") };
+        // It reads everything before it writes; without PyYAML it reads nothing.
+        let _ = child.stdin.take().unwrap().write_all(serde_json::to_string(&written).unwrap().as_bytes());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        if said.contains("No module named 'yaml'") {
+            return eprintln!("skipped: needs PyYAML");
+        }
+        let read: Vec<serde_json::Value> =
+            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {said}"));
+        assert!(read.len() > 300);
+        for (at, read) in read.iter().enumerate() {
+            assert_eq!(*read, meant[at], "{}", written[at]);
+        }
     }
 
     proptest! {

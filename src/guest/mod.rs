@@ -1,7 +1,11 @@
 //! What goes into a guest: its NoCloud seed. Pure, and the same bytes for the same input.
 
 mod cloud_config;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod names;
+#[cfg(any(test, fuzzing))]
+mod sample;
 mod seed;
 mod ssh_keys;
 mod user_data;
@@ -124,25 +128,6 @@ impl GuestError {
             Self::Name { .. } => "InvalidName",
             Self::SeedTooLarge { .. } => "SeedTooLarge",
             Self::Encoding { .. } => "SeedEncoding",
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    pub(super) fn guest() -> Guest {
-        let address = Ipv4Addr::new(172, 16, 7, 10);
-        let gateway = Ipv4Addr::new(172, 16, 7, 1);
-        Guest {
-            instance_id: "6f0c6a5e-0000-4000-8000-00000000000a".parse().unwrap(),
-            hostname: "worker-1".parse().unwrap(),
-            domain: "atlas.cascina.internal".parse().unwrap(),
-            nic: GuestNic { mac: MacAddress::of(address), address, prefix: 24, gateway: Some(gateway) },
-            dns: vec![gateway],
-            ssh_keys: Vec::new(),
-            user_data: None,
         }
     }
 }

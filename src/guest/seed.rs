@@ -77,21 +77,13 @@ pub fn seed(guest: &Guest) -> Result<Seed, GuestError> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::process::Command;
 
     use super::*;
+    use crate::guest::fuzz::file;
     use crate::guest::parse_ssh_keys;
-    use crate::guest::tests::guest;
+    use crate::guest::sample::guest;
     use proptest::prelude::*;
-
-    fn file(image: &[u8], name: &str) -> Vec<u8> {
-        let mut image = image.to_vec();
-        let disk = fatfs::FileSystem::new(std::io::Cursor::new(&mut image), fatfs::FsOptions::new()).unwrap();
-        let mut content = Vec::new();
-        disk.root_dir().open_file(name).unwrap().read_to_end(&mut content).unwrap();
-        content
-    }
 
     fn available(tool: &str) -> bool {
         Command::new(tool).arg("--version").output().is_ok()
@@ -179,7 +171,7 @@ mod tests {
             guest.user_data = Some(UserDataText::parse(text.as_bytes()).unwrap());
             let made = seed(&guest).unwrap();
             prop_assert_eq!(file(&made.image, "user-data"), text.as_bytes());
-            let untouched = seed(&super::tests::guest()).unwrap();
+            let untouched = seed(&crate::guest::sample::guest()).unwrap();
             for name in ["meta-data", "vendor-data", "network-config"] {
                 prop_assert_eq!(file(&made.image, name), file(&untouched.image, name));
             }

@@ -7,6 +7,8 @@ mod error;
 mod fetch;
 mod file;
 mod format;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod header;
 mod opinion;
 mod progress;

@@ -237,62 +237,16 @@ fn bandwidth(limits: &Bandwidth) -> Element {
 
 #[cfg(test)]
 mod tests {
-    use super::super::spec::{DataDisk, OwnershipTag, RootDisk};
+    use super::super::samples::{paths, spec, with_kernel};
     use super::super::tag::tests::any_tag;
     use super::*;
-    use crate::api::Bytes;
-    use crate::network::{MacAddress, RuleSet};
+    use crate::network::RuleSet;
     use crate::xml::tests::parse;
     use proptest::prelude::*;
-    use uuid::Uuid;
-
-    fn spec() -> DomainSpec {
-        let uuid = Uuid::from_u128(0x1234);
-        let address = "172.16.1.10".parse().unwrap();
-        DomainSpec {
-            uuid: DomainUuid(uuid),
-            title: "physics/worker-1".to_owned(),
-            role: DomainRole::Machine,
-            tag: OwnershipTag {
-                cluster: "6f2c".to_owned(),
-                namespace: "physics".to_owned(),
-                name: "worker-1".to_owned(),
-                uid: uuid,
-                epoch: 3,
-                spec_hash: "abcdef".to_owned(),
-            },
-            virtualization: Virtualization::Emulated,
-            cpus: 2,
-            memory: Bytes::mebi(512),
-            firmware: Firmware::Disk,
-            root: Some(RootDisk { volume: "root".into(), base: "base".into(), base_format: DiskFormat::Qcow2 }),
-            data: Some(DataDisk { volume: "data".into() }),
-            seed: Some("seed".into()),
-            nics: vec![Nic {
-                bridge: "br0".into(),
-                mac: MacAddress::of(address),
-                address,
-                farm: "172.16.1.0/24".parse().unwrap(),
-                rules: RuleSet::Machine,
-                bandwidth: None,
-            }],
-            shared_storage: false,
-            console: ConsoleLog::Pty,
-        }
-    }
-
-    fn paths(spec: &DomainSpec) -> Paths {
-        volumes(spec).into_iter().map(|name| (name.to_owned(), ["/pool/", name].concat())).collect()
-    }
+    use virt::connect::Connect;
 
     fn xml(spec: &DomainSpec) -> String {
         document(spec, &paths(spec)).unwrap().to_xml().unwrap()
-    }
-
-    fn with_kernel() -> DomainSpec {
-        let kernel =
-            Kernel { kernel: "vmlinuz".into(), initrd: Some("initrd".into()), cmdline: "root=/dev/vda".into() };
-        DomainSpec { firmware: Firmware::Kernel(kernel), root: None, data: None, seed: None, ..spec() }
     }
 
     #[test]
@@ -366,6 +320,31 @@ mod tests {
             kernel.cmdline = "quiet\ninit=/bin/sh".to_owned();
         }
         assert!(document(&spec, &paths(&spec)).unwrap().to_xml().is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// The reader that counts is libvirt's, and what it hands back.
+        #[test]
+        fn libvirt_reads_what_was_written(tag in any_tag(), title in "\\PC{1,60}|[<>&'\"\\]\\[!-]{1,20}") {
+            super::super::link::initialise().unwrap();
+            let connection = Connect::open(Some("test:///default")).unwrap();
+            let title = printable(&title, LONGEST_TITLE);
+            let written = Element::new("domain")
+                .attribute("type", "test")
+                .child(leaf("name", "fuzzed"))
+                .child(leaf("title", &title))
+                .child(Element::new("metadata").child(tag::element(DomainRole::Machine, &tag)))
+                .child(leaf("memory", 1024))
+                .child(Element::new("os").child(leaf("type", "hvm")));
+            let domain = connection.define_domain_xml(&written.to_xml().unwrap()).unwrap();
+            let read = parse(&domain.xml_desc(0).unwrap());
+            let back = tag::of_document(&read);
+            domain.undefine().unwrap();
+            prop_assert_eq!(read.find("title").unwrap().content(), title);
+            prop_assert_eq!(back, Some((DomainRole::Machine, tag)));
+        }
     }
 
     proptest! {

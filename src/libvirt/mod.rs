@@ -10,11 +10,15 @@ mod domains;
 mod error;
 mod filters;
 mod form;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod host;
 mod libvirt_host;
 mod link;
 mod nics;
 mod reading;
+#[cfg(any(test, fuzzing))]
+mod samples;
 mod spec;
 mod stats;
 mod survey;

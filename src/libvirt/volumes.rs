@@ -143,7 +143,7 @@ pub(super) fn raw(name: &str, size: Bytes) -> Element {
         .child(Element::new("allocation").attribute("unit", "bytes").text(0))
 }
 
-fn qcow2(name: &str, size: Bytes, base: Option<(&str, DiskFormat)>) -> Element {
+pub(super) fn qcow2(name: &str, size: Bytes, base: Option<(&str, DiskFormat)>) -> Element {
     let target = Element::new("target").child(format("qcow2")).child(Element::new("compat").text("1.1"));
     let backing = base.map(|(path, base_format)| {
         Element::new("backingStore").child(Element::new("path").text(path)).child(format(format_name(base_format)))

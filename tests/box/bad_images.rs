@@ -103,7 +103,11 @@ async fn a_bad_image_is_refused_by_name_and_good_ones_go_on() {
     let Some(the_box) = the_box().await else { return };
     let tenant = the_box.tenant("bad-images").await;
     let images = the_box.all::<Image>();
-    let before: Image = images.get("appliance").await.unwrap();
+    let before = the_box
+        .until(&images, "appliance", "is on every host", BOOT, |image| {
+            image.status.as_ref().is_some_and(|status| status.ready.as_deref() == Some("4/4"))
+        })
+        .await;
     tenant.given_farm("farm", json!({})).await;
 
     let mut expected = Vec::new();
