@@ -310,3 +310,24 @@ const ALL_PHASES: [Phase; 10] = [
     Phase::Failed,
     Phase::Unknown,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// A name of a host is a label's value and never a line of its own.
+        #[test]
+        fn a_label_stays_in_its_quotes(host in any::<String>()) {
+            let metrics = Metrics::default();
+            metrics.observe(&host, "survey", 1.0, "HostUnreachable");
+            let page = metrics.encode().unwrap();
+            let escaped = host.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let line = format!(
+                "cascina_libvirt_call_errors_total{{host=\"{escaped}\",operation=\"survey\",reason=\"HostUnreachable\"}} 1\n"
+            );
+            prop_assert!(page.contains(&line), "{}", page);
+        }
+    }
+}

@@ -3,6 +3,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
 use super::*;
 use crate::images::FileFormat;
@@ -191,6 +193,59 @@ fn workshop() -> Option<(tempfile::TempDir, PathBuf)> {
     let path = folder.path().join("content.raw");
     std::fs::write(&path, content).unwrap();
     Some((folder, path))
+}
+
+/// What `qemu-img` sees in a file: the size, and the names of other files.
+fn told_by_qemu(path: &Path) -> Option<(u64, Vec<String>)> {
+    let limits = ["--cpu=5", "--as=2147483648", "--fsize=0", "--", "qemu-img"];
+    let mut command = Command::new("prlimit");
+    command.args(limits).args(["info", "--force-share", "-f", "qcow2", "--output", "json"]).arg(path);
+    let output = command.output().ok().filter(|output| output.status.success())?;
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let specific = &told["format-specific"]["data"];
+    let others = [&told["backing-filename"], &told["full-backing-filename"], &specific["data-file"]];
+    let others = others.into_iter().filter(|name| !name.is_null()).map(ToString::to_string).collect();
+    Some((told["virtual-size"].as_u64().unwrap(), others))
+}
+
+/// Whatever our reader lets through, QEMU's own sees the same disk, or nothing at all.
+#[test]
+fn qemu_sees_no_other_file_in_what_is_accepted() {
+    let Some((folder, _)) = workshop() else { return };
+    let path = folder.path().join("changed");
+    let places = prop_oneof![4 => 8_usize..28, 4 => 60..112_usize, 1 => 512..7 * CLUSTER];
+    let values = prop_oneof![Just(0_u8), Just(1), Just(2), Just(4), Just(8), Just(104), Just(112), any::<u8>()];
+    // What would be believed of a backing file or a data file comes in several bytes.
+    let whole = prop::sample::select(vec![
+        vec![],
+        vec![],
+        vec![(14, 1), (19, 8)],
+        vec![(14, 1), (19, 8), (256, b'/')],
+        vec![(79, 4)],
+    ]);
+    let changes = (prop::collection::vec((places, values), 1..5), whole);
+    let mut runner = TestRunner::deterministic();
+    let (mut accepted, mut agreed) = (0, 0);
+    for _ in 0..20_000 {
+        let mut file = valid();
+        let (changes, whole) = changes.new_tree(&mut runner).unwrap().current();
+        for (at, byte) in changes.into_iter().chain(whole) {
+            file[at] = byte;
+        }
+        let Ok(facts) = judge(&file, DiskFormat::Qcow2) else { continue };
+        accepted += 1;
+        std::fs::write(&path, &file).unwrap();
+        if let Some((size, others)) = told_by_qemu(&path) {
+            assert!(others.is_empty(), "{others:?}");
+            assert_eq!(size, facts.virtual_size.get().next_multiple_of(512));
+            agreed += 1;
+        }
+        if accepted == 150 {
+            break;
+        }
+    }
+    println!("{accepted} of the changed files were accepted, qemu-img opened {agreed} of these");
+    assert!(accepted >= 100 && agreed >= 50, "{accepted}, {agreed}");
 }
 
 #[test]

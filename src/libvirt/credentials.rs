@@ -113,6 +113,7 @@ fn write_private(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::os::unix::fs::PermissionsExt as _;
 
     fn config(uri: &str, credentials: Credentials, directory: &Path) -> HostConfig {
@@ -168,5 +169,35 @@ mod tests {
     fn a_path_that_libvirt_could_misread_is_refused() {
         let odd = Path::new("/tmp/a&b=c");
         assert!(matches!(Door::new(&config("qemu+tls://host/system", tls(), odd)), Err(ConfigError::RuntimeDir(_))));
+    }
+
+    proptest! {
+        /// Whatever a URI says, libvirt is told of our files and of no others, and of no command but ours.
+        #[test]
+        fn a_uri_brings_no_parameters(
+            host in "[a-z]{1,9}|[a-z0-9.:@/?&=%#;+_\\[\\]-]{0,30}|\\PC{0,20}",
+            end in "(/system)?([?&;#][a-z]{1,7}=[a-z/]{1,9}){0,2}(/system)?", kind in prop::sample::select(vec!["tls", "ssh", "tcp", "ext", "libssh2"]),
+        ) {
+            let parent = tempfile::tempdir().unwrap();
+            let credentials = match kind {
+                "tls" => tls(),
+                "ssh" => Credentials::Ssh { key: b"key".to_vec(), known_hosts: Vec::new() },
+                _ => Credentials::None,
+            };
+            let uri = format!("qemu+{kind}://{host}{end}");
+            let config = HostConfig { insecure: true, ..config(&uri, credentials, parent.path()) };
+            let Ok(door) = Door::new(&config) else { return Ok(()) };
+            let told = Url::parse(door.uri()).unwrap();
+            prop_assert_eq!((told.path(), told.fragment(), told.password()), ("/system", None, None));
+            let names: Vec<_> = told.query_pairs().map(|(name, _)| name.into_owned()).collect();
+            let expected: &[&str] = match kind {
+                "tls" => &["no_tty", "pkipath"],
+                "ssh" => &["no_tty", "keyfile", "command"],
+                _ => &[],
+            };
+            prop_assert_eq!(names, expected);
+            let inside = |value: &str| value == "1" || value.starts_with(parent.path().to_str().unwrap());
+            prop_assert!(told.query_pairs().all(|(_, value)| inside(&value)), "{}", told);
+        }
     }
 }
