@@ -34,6 +34,8 @@ mod hosts;
 mod kills;
 #[path = "box/life.rs"]
 mod life;
+#[path = "box/loss.rs"]
+mod loss;
 #[path = "box/lying_agent.rs"]
 mod lying_agent;
 #[path = "box/operators.rs"]
