@@ -541,16 +541,35 @@ async fn a_guest_answers_by_its_agent_and_shuts_down() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes half a minute, and worker-2 hangs as long"]
-async fn keepalive_ends_a_call_that_hangs() {
+async fn a_call_that_hangs_ends_with_its_deadline_and_so_does_its_thread() {
     let Some(the_box) = the_box().await else { return };
-    let config = HostConfig { call_deadline: Duration::from_mins(2), ..the_box.config("worker-2", "operator") };
+    let config = HostConfig { call_deadline: Duration::from_secs(2), ..the_box.config("worker-2", "operator") };
     let host = LibvirtHost::new(config).unwrap();
     host.survey().await.unwrap();
     let hung_host = the_box.hang("worker-2");
-    let silent = timed("until keepalive gave up", host.survey()).await;
-    assert!(matches!(silent, Err(HostError::Unreachable { .. })), "{silent:?}");
-    println!("{}", silent.unwrap_err());
+    // More often than calls may be under way: what hung before has to be over.
+    for _ in 0..6 {
+        let silent = timed("until a survey gave up", host.survey()).await;
+        assert!(silent.as_ref().is_err_and(HostError::is_silence), "{silent:?}");
+    }
     drop(hung_host);
     timed("survey on a new connection", host.survey()).await.unwrap();
+}
+
+/// libvirt's client may corrupt memory when two threads use one connection, or its keepalive is on (CVE-2024-4418).
+#[tokio::test(flavor = "multi_thread")]
+async fn many_calls_at_once_survive_and_are_answered() {
+    let Some(the_box) = the_box().await else { return };
+    let host = Arc::new(LibvirtHost::new(the_box.config("worker-2", "operator")).unwrap());
+    let callers = (0..16).map(|_| {
+        let host = Arc::clone(&host);
+        tokio::spawn(async move {
+            for _ in 0..25 {
+                host.survey().await.unwrap();
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
+    }
 }

@@ -28,7 +28,7 @@ pub struct HostConfig {
     /// How long an ordinary call may take, and how long an upload may stand still. A start may take four times as long:
     /// libvirt puts filters in place one guest at a time.
     pub call_deadline: Duration,
-    /// Calls at once on each of the two connections. The daemon serves no more than five.
+    /// Calls at once that read, and that write; each has a connection of its own meanwhile.
     pub calls_in_flight: usize,
     /// Starts at once; with the uploads one less than the calls at most, so that a stop always gets its turn.
     pub starts_in_flight: usize,

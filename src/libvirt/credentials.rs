@@ -5,7 +5,9 @@ use std::io::{self, Write as _};
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use url::Url;
 use uuid::Uuid;
 
@@ -26,6 +28,7 @@ pub(super) struct Door {
     host: String,
     port: Option<u16>,
     directory: Option<PathBuf>,
+    opening: Arc<Mutex<()>>,
 }
 
 impl Door {
@@ -54,7 +57,7 @@ impl Door {
             _ => return Err(ConfigError::Uri),
         };
         let port = (uri.scheme() != "qemu+ssh").then(|| uri.port().unwrap_or(default_port));
-        let mut door = Self { uri: config.uri.clone(), host, port, directory: None };
+        let mut door = Self { uri: config.uri.clone(), host, port, directory: None, opening: Arc::default() };
         if !files.is_empty() {
             let directory = private_directory(&config.runtime_dir)?;
             let path = directory.display().to_string();
@@ -76,6 +79,11 @@ impl Door {
     /// The URI for libvirt.
     pub(super) fn uri(&self) -> &str {
         &self.uri
+    }
+
+    /// A turn to go through: who does can tell which sockets came by it.
+    pub(super) async fn opening(&self) -> OwnedMutexGuard<()> {
+        self.opening.clone().lock_owned().await
     }
 
     /// Where libvirt's own socket leads; empty for ssh, which has its own watch, and when the name isn't known. Asks the

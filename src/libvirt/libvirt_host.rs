@@ -34,7 +34,7 @@ const LOOK_AT_GUEST_EVERY: Duration = Duration::from_millis(100);
 /// How often the progress of an upload is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
-/// A host over libvirt RPC: one connection for reading, one for writing, both opened when first needed.
+/// A host over libvirt RPC: connections for reading and connections for writing, opened when they are needed.
 ///
 /// Must be used within a tokio runtime with time enabled. A host that hangs holds at most twice
 /// [`HostConfig::calls_in_flight`] of its blocking threads.
@@ -177,7 +177,11 @@ impl Host for LibvirtHost {
 
     async fn certificates(&self) -> Certificates {
         let door = self.door.clone();
-        let addresses = tokio::task::spawn_blocking(move || door.addresses()).await.unwrap_or_default();
+        let _turn = door.opening().await;
+        let addresses = {
+            let door = door.clone();
+            tokio::task::spawn_blocking(move || door.addresses()).await.unwrap_or_default()
+        };
         certificates::read(&self.config.credentials, &addresses).await
     }
 

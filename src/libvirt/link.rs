@@ -1,15 +1,20 @@
-//! A connection to a host that can hang without hanging us.
+//! Connections to a host that can hang without hanging us.
 //!
-//! libvirt's calls block. Each runs on a thread of its own and is waited for no longer than its deadline; the permit that
-//! it needs is given back only when the thread really ends, so a host that hangs holds a bounded number of threads. The
-//! connection is opened when it is first needed and anew after it broke.
+//! libvirt's calls block. Each runs on a thread of its own and is waited for no longer than its deadline. When that has
+//! passed, the connection is cut and the thread ends with an error; the permit that the call needs is given back only
+//! then, so a host that hangs holds a bounded number of threads.
+//!
+//! **One thread at a time uses a connection**, and libvirt's own keepalive stays off. Before 10.4.0 (CVE-2024-4418)
+//! libvirt's client corrupts memory when it is woken from its wait for an answer: by another thread with a call over the
+//! same connection, or by the event loop with a sign of life to be sent. So calls that overlap get connections of their
+//! own, opened when they are needed, and a call that hangs is noticed by its deadline.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use virt::connect::Connect;
@@ -18,12 +23,9 @@ use virt::{error, event};
 use super::credentials::Door;
 use super::error::{Failure, if_broken};
 use super::host::HostError;
-use super::unstick::Bystanders;
+use super::unstick::{Bystanders, Line};
 
-/// Seconds between the daemon's signs of life, and how many may stay away.
-const KEEPALIVE: (i32, u32) = (5, 5);
-
-/// One connection, and the calls that wait for it.
+/// As many connections as there are calls at once, and the calls that wait for their turn.
 #[derive(Clone, Debug)]
 pub(super) struct Link {
     inner: Arc<Inner>,
@@ -34,15 +36,16 @@ struct Inner {
     door: Arc<Door>,
     connect_deadline: Duration,
     permits: Arc<Semaphore>,
-    opening: Arc<AsyncMutex<()>>,
-    current: Mutex<Option<Open>>,
+    /// Connections that no call uses now, the one that was used last at the end.
+    idle: Mutex<Vec<Open>>,
     opened: AtomicU64,
 }
 
-/// An open connection.
-#[derive(Clone, Debug)]
+/// An open connection, held by the one call that uses it.
+#[derive(Debug)]
 struct Open {
-    connection: Arc<Connect>,
+    connection: Connect,
+    line: Arc<Line>,
     number: u64,
 }
 
@@ -58,6 +61,21 @@ pub(super) struct Session {
 struct Pulse {
     beats: AtomicU64,
     abandoned: AtomicBool,
+    /// What the call's thread waits on, as long as it works with a connection.
+    line: Mutex<Option<Arc<Line>>>,
+}
+
+impl Pulse {
+    fn works_on(&self, line: Option<Arc<Line>>) {
+        *self.line.lock().unwrap_or_else(PoisonError::into_inner) = line;
+    }
+
+    /// Frees the call's thread, if it waits for the host.
+    fn cut(&self) {
+        if let Some(line) = &*self.line.lock().unwrap_or_else(PoisonError::into_inner) {
+            line.cut();
+        }
+    }
 }
 
 /// Tells the working side when the waiting side ends, also by being dropped.
@@ -95,15 +113,14 @@ impl Link {
             door,
             connect_deadline,
             permits: Arc::new(Semaphore::new(calls_in_flight.max(1))),
-            opening: Arc::default(),
-            current: Mutex::default(),
+            idle: Mutex::default(),
             opened: AtomicU64::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
 
     /// Runs a call on a thread of its own. The deadline counts from the last [`Session::beat`], with the time in which
-    /// the call waits for its turn. When it passes nothing is known of the outcome and the thread is left to itself.
+    /// the call waits for its turn. When it passes nothing is known of the outcome.
     pub(super) async fn run<T, W>(&self, operation: &'static str, deadline: Duration, work: W) -> Result<T, HostError>
     where
         T: Send + 'static,
@@ -119,7 +136,8 @@ impl Link {
             }
             let beats = pulse.beats.load(Ordering::Relaxed);
             if beats == heard {
-                self.inner.retire(|_| true);
+                pulse.cut();
+                self.inner.let_go_of_idle();
                 return Err(HostError::Deadline { operation, after: deadline });
             }
             heard = beats;
@@ -137,25 +155,29 @@ impl Link {
         let inner = self.inner.clone();
         blocking(move || {
             let _permit = permit;
+            pulse.works_on(Some(open.line.clone()));
             let session = Session { open, pulse };
-            work(&session).map_err(|failure| {
-                let failure = if_broken(session.connection(), failure);
-                if failure.is_silence() {
-                    inner.retire(|open| open.number == session.number());
-                }
-                failure
-            })
+            let result = work(&session).map_err(|failure| if_broken(session.connection(), failure));
+            session.pulse.works_on(None);
+            if result.as_ref().is_err_and(Failure::is_silence) {
+                session.open.close();
+                inner.let_go_of_idle();
+            } else {
+                inner.idle().push(session.open);
+            }
+            result
         })
         .await
     }
 
-    /// The open connection. One call opens it, the others wait without a thread.
+    /// A connection for one call: one that is idle, or a new one. A host is called by one thread at a time, the others
+    /// wait without one; where somebody's call is over first, they take that connection.
     async fn open(&self, permit: OwnedSemaphorePermit) -> Result<(OwnedSemaphorePermit, Open), Failure> {
-        if let Some(open) = self.inner.current() {
+        if let Some(open) = self.inner.take_idle() {
             return Ok((permit, open));
         }
-        let turn = self.inner.opening.clone().lock_owned().await;
-        if let Some(open) = self.inner.current() {
+        let turn = self.inner.door.opening().await;
+        if let Some(open) = self.inner.take_idle() {
             return Ok((permit, open));
         }
         let inner = self.inner.clone();
@@ -169,59 +191,70 @@ impl Link {
 }
 
 impl Inner {
-    fn current(&self) -> Option<Open> {
-        self.retire(|open| !open.connection.is_alive().unwrap_or(false));
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn idle(&self) -> MutexGuard<'_, Vec<Open>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a connection out of use. Closing asks the daemon and may wait for it, so a thread of its own does that.
-    fn retire(&self, which: impl FnOnce(&Open) -> bool) {
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if current.as_ref().is_some_and(which)
-            && let Some(open) = current.take()
-        {
-            close(open);
+    fn take_idle(&self) -> Option<Open> {
+        loop {
+            let open = self.idle().pop()?;
+            if open.connection.is_alive().unwrap_or(false) {
+                return Some(open);
+            }
+            close(vec![open]);
         }
+    }
+
+    /// Takes connections out of use: what one of them suffered the others mostly did too.
+    fn let_go_of_idle(&self) {
+        close(std::mem::take(&mut *self.idle()));
     }
 
     fn connect(&self) -> Result<Open, Failure> {
         initialise()?;
-        let bystanders = Bystanders::at(self.door.addresses());
-        let watch = watch(self.connect_deadline, bystanders);
+        let bystanders = Arc::new(Bystanders::at(self.door.addresses()));
+        let watch = watch(self.connect_deadline, bystanders.clone());
         let opened = Connect::open(Some(self.door.uri())).map_err(Failure::from);
         if let Some(watch) = watch {
             watch.abort();
         }
-        let connection = opened?;
-        let (interval, count) = KEEPALIVE;
-        connection.set_keep_alive(interval, count)?;
-        let number = self.opened.fetch_add(1, Ordering::Relaxed);
-        let open = Open { connection: Arc::new(connection), number };
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(open.clone());
-        Ok(open)
+        let (connection, line) = (opened?, Arc::new(bystanders.newcomers()));
+        Ok(Open { connection, line, number: self.opened.fetch_add(1, Ordering::Relaxed) })
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.retire(|_| true);
+        self.let_go_of_idle();
+    }
+}
+
+impl Open {
+    /// Closes the connection without asking a daemon that may not answer.
+    fn close(self) {
+        self.line.cut();
     }
 }
 
 /// Ends the opening of a connection that takes too long; `None` outside of a runtime.
-fn watch(deadline: Duration, bystanders: Bystanders) -> Option<JoinHandle<()>> {
+fn watch(deadline: Duration, bystanders: Arc<Bystanders>) -> Option<JoinHandle<()>> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
     Some(runtime.spawn(async move {
         loop {
             sleep(deadline).await;
-            bystanders.shut_newcomers();
+            bystanders.newcomers().cut();
         }
     }))
 }
 
-fn close(open: Open) {
-    if let Err(error) = thread::Builder::new().name("libvirt-close".to_owned()).spawn(move || drop(open)) {
-        tracing::warn!(%error, "no thread to close a connection");
+/// Closes connections on a thread of its own: over ssh there is no line that could be cut, and the daemon is asked.
+fn close(connections: Vec<Open>) {
+    if connections.is_empty() {
+        return;
+    }
+    let work = move || connections.into_iter().for_each(Open::close);
+    if let Err(error) = thread::Builder::new().name("libvirt-close".to_owned()).spawn(work) {
+        tracing::warn!(%error, "no thread to close connections");
     }
 }
 
@@ -230,7 +263,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Failure> +
     ended.unwrap_or_else(|error| Err(Failure::Refused(["the call ended abnormally: ", &error.to_string()].concat())))
 }
 
-/// Readies libvirt for this process, once: its event loop, which keepalive needs, and silence on standard error.
+/// Readies libvirt for this process, once: its event loop, which notices that an idle connection ended and answers the
+/// daemon's signs of life, and silence on standard error.
 pub(super) fn initialise() -> Result<(), Failure> {
     static READY: OnceLock<Result<(), String>> = OnceLock::new();
     READY.get_or_init(start_event_loop).clone().map_err(Failure::Refused)

@@ -1,8 +1,7 @@
 //! Frees a thread that waits for a host which will never answer.
 //!
-//! Once a connection is open libvirt's keepalive ends it when the host falls silent. While it is being opened nothing
-//! does: a host that accepts and then loses its power leaves the thread in `virConnectOpen` for ever. libvirt doesn't
-//! tell which socket it uses, but the kernel tells where each socket of this process leads.
+//! A host that loses its power leaves the thread that opens a connection, or waits for the answer to a call, there for
+//! ever. libvirt doesn't tell which socket it uses, but the kernel tells where each socket of this process leads.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,14 +22,23 @@ impl Bystanders {
         Self { host, own }
     }
 
-    /// Shuts the sockets to the host that came since. What waits on them fails at once.
-    ///
-    /// This may hit another connection that is being opened to the same silent host; it is tried anew like this one.
-    pub(super) fn shut_newcomers(&self) {
-        for socket in sockets_to(&self.host) {
-            if socket.local_addr().is_ok_and(|own| !self.own.contains(&own)) {
-                let _ = socket.shutdown(Shutdown::Both);
-            }
+    /// The sockets to the host that came since: those of the connection that was opened, if only one is at a time.
+    pub(super) fn newcomers(&self) -> Line {
+        let is_new = |socket: &TcpStream| socket.local_addr().is_ok_and(|own| !self.own.contains(&own));
+        Line(sockets_to(&self.host).filter(is_new).collect())
+    }
+}
+
+/// The sockets of a connection; none over ssh, which ends by itself when the host falls silent.
+#[derive(Debug)]
+pub(super) struct Line(Vec<TcpStream>);
+
+impl Line {
+    /// What waits on it fails at once.
+    pub(super) fn cut(&self) {
+        for socket in &self.0 {
+            // It may be closed already.
+            let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
@@ -71,7 +79,7 @@ mod tests {
         let mut stuck = TcpStream::connect(address).unwrap();
         let reader = thread::spawn(move || stuck.read(&mut [0; 1]));
         thread::sleep(Duration::from_millis(20));
-        bystanders.shut_newcomers();
+        bystanders.newcomers().cut();
         assert_eq!(reader.join().unwrap().unwrap(), 0);
         let (mut peer, _) = silent.accept().unwrap();
         older.write_all(b"x").unwrap();
