@@ -7,7 +7,7 @@ use cascina::api::{Phase, VirtualMachine};
 use serde_json::json;
 
 use crate::support::libvirt::host_of;
-use crate::support::{BOOT, SOON, Tenant, TheBox, condition, is_ready, reason, the_box};
+use crate::support::{BOOT, SOON, Tenant, TheBox, is_ready, reason, the_box};
 
 /// Plays the agent in the guest, and tells the lies that it is told to tell.
 const LIAR: &str = include_str!("lying_agent/agent");
@@ -79,30 +79,20 @@ async fn an_agent_that_lies_costs_its_own_machine_its_readiness_and_nobody_anyth
         assert!(!said.contains("unasked") && !said.contains("xxxx"), "nothing that it said is shown: {said}");
         assert_eq!(caught.status.unwrap().address, liar.status.as_ref().unwrap().address);
 
-        let begin = Instant::now();
-        look_at(&the_box, &tenant, "honest");
-        let calls = |the_box: &TheBox| {
-            let labels = [("host", host.as_str()), ("operation", "agent_answers")];
-            the_box.metrics().sum("cascina_libvirt_call_duration_seconds_count", &labels)
-        };
-        let asked = calls(&the_box);
-        the_box
-            .eventually("the honest one to be asked", SOON, async || {
-                if calls(&the_box) > asked { Ok(()) } else { Err(format!("{asked} calls")) }
-            })
-            .await;
-        let honest = tenant.machines().get("honest").await.unwrap();
-        assert!(is_ready(&honest), "{what}: {:?}", condition(&honest, "Ready"));
-        let (asked_after, memory) = (begin.elapsed(), resident_kib(&the_box));
+        let memory = resident_kib(&the_box);
         tenant.until("liar", &format!("tells the truth again after {what}"), BOOT, is_ready).await;
-        println!(
-            "{what:>9}: caught {:.1} s, its neighbour asked {:.1} s after it was to be, operator at {} MiB",
-            caught_after.as_secs_f64(),
-            asked_after.as_secs_f64(),
-            memory >> 10
-        );
+        println!("{what:>9}: caught {:.1} s after a look, operator at {} MiB", caught_after.as_secs_f64(), memory >> 10);
         assert!(memory < before + GROWTH_KIB, "{what}: the operator grew from {before} to {memory} KiB");
     }
+
+    lie(&tenant, &liar, "silence", 300);
+    look_at(&the_box, &tenant, "liar");
+    tenant.until("liar", "is caught in its silence", SOON, agent_is_silent).await;
+    tenant.asks_for("late", json!({"hypervisorSelector": {"e2e/host": host}})).await;
+    tenant.ready("late").await;
+    let liar = tenant.machines().get("liar").await.unwrap();
+    assert!(agent_is_silent(&liar), "its neighbour's agent was heard while it said nothing");
+    assert!(is_ready(&tenant.machines().get("honest").await.unwrap()));
     assert_eq!(failed_calls(&the_box, &host), failed, "a lie is no failure of the host");
 }
 
