@@ -49,10 +49,10 @@ async fn a_full_disk_stops_starts_and_guests_until_there_is_space() {
         .await;
 
     let fault_running = "disk full under a guest";
-    // What it writes stays in its memory too, to be compared in the end.
+    // What it writes stays in its memory too, to be compared in the end. It begins when its agent has surely said so.
     assert!(tenant.inside(&writer, &["dd", "if=/dev/urandom", "of=/tmp/kept", "bs=1M", "count=24"]).0);
     let write = "disk=/dev/$(grep -lx data /sys/block/vd*/serial | cut -d/ -f4); \
-                 (dd if=/tmp/kept of=$disk bs=1M conv=fsync && touch /tmp/written) >/dev/null 2>&1 </dev/null &";
+                 (sleep 3; dd if=/tmp/kept of=$disk bs=1M conv=fsync && touch /tmp/written) >/dev/null 2>&1 </dev/null &";
     let begin = Instant::now();
     assert!(tenant.inside(&writer, &["sh", "-c", write]).0);
     let stopped =
