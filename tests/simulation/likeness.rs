@@ -19,6 +19,7 @@ type Record = Vec<(&'static str, Value)>;
 #[tokio::test]
 async fn the_simulated_api_server_answers_as_a_real_one() {
     let Some(real) = cluster().await else { return };
+    let _alone = real.without_operator();
     let now = Timestamp::now();
     let store = Store::new(now);
     let faults = Arc::new(Faults::new(0, None, Odds::default()));

@@ -20,7 +20,16 @@ pub struct Cluster {
     pub client: Client,
     config: Config,
     kubeconfig: PathBuf,
-    programs: PathBuf,
+    state: PathBuf,
+}
+
+/// As long as it lives the box's operator is stopped.
+pub struct WithoutOperator(PathBuf);
+
+impl Drop for WithoutOperator {
+    fn drop(&mut self) {
+        let _ = Command::new(&self.0).arg("start").status();
+    }
 }
 
 /// The API server of the box; `None`, and a line that says so, without one.
@@ -37,7 +46,7 @@ pub async fn cluster() -> Option<Cluster> {
         client: Client::try_from(config.clone()).unwrap(),
         config,
         kubeconfig: path,
-        programs: state.join("bin"),
+        state,
     })
 }
 
@@ -51,9 +60,16 @@ impl Cluster {
         Client::try_from(config).unwrap()
     }
 
+    /// Stops the operator for a while, so that nobody but the test writes.
+    pub fn without_operator(&self) -> WithoutOperator {
+        let script = self.state.parent().unwrap().join("box/operator");
+        assert!(Command::new(&script).arg("stop").status().unwrap().success());
+        WithoutOperator(script)
+    }
+
     /// Runs `kubectl` or `helm` on this API server: whether it succeeded, and all that it said.
     pub fn run(&self, program: &str, arguments: &[&str]) -> (bool, String) {
-        let output = Command::new(self.programs.join(program))
+        let output = Command::new(self.state.join("bin").join(program))
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .output()
@@ -73,7 +89,7 @@ impl Cluster {
     /// Standard output alone of a command that must succeed.
     #[track_caller]
     pub fn stdout(&self, program: &str, arguments: &[&str]) -> String {
-        let output = Command::new(self.programs.join(program))
+        let output = Command::new(self.state.join("bin").join(program))
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .output()
