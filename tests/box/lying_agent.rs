@@ -81,7 +81,11 @@ async fn an_agent_that_lies_costs_its_own_machine_its_readiness_and_nobody_anyth
 
         let memory = resident_kib(&the_box);
         tenant.until("liar", &format!("tells the truth again after {what}"), BOOT, is_ready).await;
-        println!("{what:>9}: caught {:.1} s after a look, operator at {} MiB", caught_after.as_secs_f64(), memory >> 10);
+        println!(
+            "{what:>9}: caught {:.1} s after a look, operator at {} MiB",
+            caught_after.as_secs_f64(),
+            memory >> 10
+        );
         assert!(memory < before + GROWTH_KIB, "{what}: the operator grew from {before} to {memory} KiB");
     }
 

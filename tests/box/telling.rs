@@ -42,6 +42,8 @@ async fn events_tell_the_life_of_a_machine_and_what_it_waited_for() {
     };
     let chapters = ["FailedScheduling", "Scheduled", "Started", "Ready"].map(position);
     assert!(chapters.is_sorted(), "in this order: {told:?}");
+    // A survey from before the start knows nothing of what was made for it: that is no drift.
+    assert!(!told.iter().any(|(reason, _)| *reason == "SeedDeleted"), "nobody changed anything by hand: {told:?}");
     assert!(told[chapters[0]].1.contains(&image), "what it waited for: {}", told[chapters[0]].1);
     assert!(
         told[chapters[1]].1.contains(&host_of(&ready)) && seconds(told[chapters[1]].1) > 1.0,

@@ -42,12 +42,7 @@ pub async fn cluster() -> Option<Cluster> {
     let path = std::env::var_os("KUBECONFIG").map_or_else(|| state.join("kubeconfig"), PathBuf::from);
     let kubeconfig = Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Some(Cluster {
-        client: Client::try_from(config.clone()).unwrap(),
-        config,
-        kubeconfig: path,
-        state,
-    })
+    Some(Cluster { client: Client::try_from(config.clone()).unwrap(), config, kubeconfig: path, state })
 }
 
 impl Cluster {

@@ -40,7 +40,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     let host = status.hypervisor.as_deref().and_then(|name| context.fleet.get(name));
     let uuid = recipe::uid(machine).map(DomainUuid);
     let now = || context.clock.now();
-    let survey = look_at_host(host.as_deref(), deleted, status.hypervisor.as_deref(), now).await;
+    let (survey, begun) = look_at_host(host.as_deref(), deleted, status.hypervisor.as_deref(), now).await;
     let domain = match (&host, &survey, &uuid) {
         (Some(host), Observed::Present(survey), Ok(uuid)) => look_at_domain(host, survey, *uuid, deleted, now).await,
         (_, unknown, _) => unknown.clone().map(|_| ()).map_absent_to_unknown(now()),
@@ -71,7 +71,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
             true => &survey.volumes | &survey.incomplete_volumes,
             false => survey.volumes.clone(),
         }),
-        volumes_are_fresh: is_fresh(host.as_deref(), &status),
+        volumes_are_fresh: is_fresh(begun, &status),
         disks_made: disks_home.is_some() && status.disks_on == disks_home,
         disks_home,
         nic: farm.zip(hypervisor).and_then(|(farm, host)| recipe::nic(machine, &farm, &host).ok()),
@@ -89,33 +89,33 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     Ok(Observation { view, host })
 }
 
-/// The host's survey: the last one, or for what deletes a fresh one.
+/// The host's survey and when it was begun: the last one, or for what deletes a fresh one.
 async fn look_at_host(
     host: Option<&FleetHost>,
     fresh: bool,
     name: Option<&str>,
     now: impl Fn() -> Timestamp,
-) -> Observed<Arc<Survey>> {
+) -> (Observed<Arc<Survey>>, Option<Timestamp>) {
     let Some(host) = host else {
         let name = name.unwrap_or("none");
-        return Observed::Unknown { why: format!("hypervisor {name} is not connected"), since: now() };
+        return (Observed::Unknown { why: format!("hypervisor {name} is not connected"), since: now() }, None);
     };
-    let last = host.view().survey;
-    if !fresh || last.present().is_none() {
-        return last;
+    let last = host.view();
+    if !fresh || last.survey.present().is_none() {
+        return (last.survey, last.surveyed);
     }
+    let begun = now();
     match host.survey().await {
-        Ok(survey) => Observed::Present(Arc::new(survey)),
-        Err(error) => Observed::Unknown { why: error.to_string(), since: now() },
+        Ok(survey) => (Observed::Present(Arc::new(survey)), Some(begun)),
+        Err(error) => (Observed::Unknown { why: error.to_string(), since: now() }, None),
     }
 }
 
-/// Whether the host's last survey began after everything that the last start made.
-fn is_fresh(host: Option<&FleetHost>, status: &VirtualMachineStatus) -> bool {
+/// Whether a survey that was begun then tells of everything that the last start made.
+fn is_fresh(begun: Option<Timestamp>, status: &VirtualMachineStatus) -> bool {
     let boots = status.phase_transitions.iter().filter(|transition| transition.phase == Phase::Booting);
     let last_boot = boots.map(|transition| transition.time).max();
-    let surveyed = host.and_then(|host| host.view().surveyed);
-    surveyed.is_some_and(|surveyed| last_boot.is_none_or(|boot| surveyed > boot))
+    begun.is_some_and(|begun| last_boot.is_none_or(|boot| begun > boot))
 }
 
 async fn look_at_domain(
