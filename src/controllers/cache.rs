@@ -3,7 +3,7 @@
 //! A plain watch lags behind our own writes: a loop that gives out addresses or capacity would give the same one
 //! twice. So the answer to each write is absorbed here and counts until the watch delivers something newer.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,21 +44,17 @@ pub struct Cache<K: Cached> {
     relist: Notify,
 }
 
-struct Objects<K> {
-    by_key: BTreeMap<Key, Arc<K>>,
-    buried: VecDeque<String>,
-}
-
 impl<K: Cached> Cache<K> {
     /// A cache and the task that fills it as long as it runs.
     pub fn new(
         api: Api<DeserializeGuard<K>>,
         metrics: Arc<Metrics>,
+        index: Index<K>,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let writer = Writer::<K>::new(());
         let cache = Arc::new(Self {
             store: writer.as_reader(),
-            objects: Mutex::new(Objects { by_key: BTreeMap::new(), buried: VecDeque::new() }),
+            objects: Mutex::new(Objects::new(index)),
             changes: broadcast::Sender::new(BACKLOG),
             lists: watch::Sender::new(0),
             relist: Notify::new(),
@@ -168,6 +164,30 @@ impl<K: Cached> Cache<K> {
         self.lock().by_key.values().cloned().collect()
     }
 
+    /// The objects of a namespace, ordered by name.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+        let objects = self.lock();
+        let from = objects.by_key.range((namespace.to_owned(), String::new())..);
+        from.take_while(|((of, _), _)| of == namespace).map(|(_, object)| Arc::clone(object)).collect()
+    }
+
+    /// The objects that the cache's index files under this, ordered by namespace and name.
+    pub fn filed_under(&self, entry: &str) -> Vec<Arc<K>> {
+        let objects = self.lock();
+        let keys = objects.by_entry.get(entry).into_iter().flatten();
+        keys.filter_map(|key| objects.by_key.get(key).cloned()).collect()
+    }
+
+    /// Whether there is an object of this uid.
+    pub fn has_uid(&self, uid: &str) -> bool {
+        self.lock().uids.contains(uid)
+    }
+
+    /// How many objects there are.
+    pub fn count(&self) -> usize {
+        self.lock().by_key.len()
+    }
+
     /// Takes in the API server's answer to one of our writes.
     pub fn absorb(&self, object: K) {
         let finished = object.meta().deletion_timestamp.is_some() && object.finalizers().is_empty();
@@ -219,7 +239,7 @@ impl<K: Cached> Cache<K> {
         if known || buried {
             return false;
         }
-        objects.by_key.insert(key(&*object), Arc::clone(&object));
+        objects.insert(Arc::clone(&object));
         drop(objects);
         // Nobody listening is fine.
         let _ = self.changes.send(object);
@@ -229,7 +249,7 @@ impl<K: Cached> Cache<K> {
     fn bury(&self, object: Arc<K>) {
         let mut objects = self.lock();
         if objects.by_key.get(&key(&*object)).is_some_and(|known| known.uid() == object.uid()) {
-            objects.by_key.remove(&key(&*object));
+            objects.remove(&key(&*object));
         }
         objects.buried.extend(object.uid());
         if objects.buried.len() > TOMBSTONES {
@@ -243,13 +263,13 @@ impl<K: Cached> Cache<K> {
     fn replace(&self, listed: Vec<Arc<K>>) {
         let gone: Vec<_> = {
             let mut objects = self.lock();
-            let mut before = std::mem::take(&mut objects.by_key);
+            let mut before = objects.empty();
             for object in &listed {
                 let newest = match before.remove(&key(&**object)) {
                     Some(known) if known.uid() == object.uid() && is_newer(&*known, &**object) => known,
                     _ => Arc::clone(object),
                 };
-                objects.by_key.insert(key(&**object), newest);
+                objects.insert(newest);
             }
             before.into_values().collect()
         };
@@ -260,6 +280,60 @@ impl<K: Cached> Cache<K> {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Objects<K>> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Under what an object is filed, besides its name: what many are looked up by that are few of all.
+pub type Index<K> = fn(&K) -> Option<&str>;
+
+struct Objects<K> {
+    index: Index<K>,
+    by_key: BTreeMap<Key, Arc<K>>,
+    by_entry: BTreeMap<String, BTreeSet<Key>>,
+    uids: HashSet<String>,
+    buried: VecDeque<String>,
+}
+
+impl<K: Resource> Objects<K> {
+    fn new(index: Index<K>) -> Self {
+        Self {
+            index,
+            by_key: BTreeMap::new(),
+            by_entry: BTreeMap::new(),
+            uids: HashSet::new(),
+            buried: VecDeque::new(),
+        }
+    }
+
+    fn insert(&mut self, object: Arc<K>) {
+        let key = key(&*object);
+        self.remove(&key);
+        if let Some(entry) = (self.index)(&object) {
+            self.by_entry.entry(entry.to_owned()).or_default().insert(key.clone());
+        }
+        self.uids.extend(object.uid());
+        self.by_key.insert(key, object);
+    }
+
+    fn remove(&mut self, key: &Key) {
+        let Some(known) = self.by_key.remove(key) else { return };
+        if let Some(uid) = &known.meta().uid {
+            self.uids.remove(uid);
+        }
+        let Some(entry) = (self.index)(&known) else { return };
+        if let Some(keys) = self.by_entry.get_mut(entry) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_entry.remove(entry);
+            }
+        }
+    }
+
+    /// Takes everything out.
+    fn empty(&mut self) -> BTreeMap<Key, Arc<K>> {
+        self.by_entry.clear();
+        self.uids.clear();
+        std::mem::take(&mut self.by_key)
     }
 }
 
@@ -307,7 +381,7 @@ mod tests {
     fn cache() -> Cache<ConfigMap> {
         Cache {
             store: Writer::<ConfigMap>::new(()).as_reader(),
-            objects: Mutex::new(Objects { by_key: BTreeMap::new(), buried: VecDeque::new() }),
+            objects: Mutex::new(Objects::new(|map: &ConfigMap| map.data.as_ref()?.get("entry").map(String::as_str))),
             changes: broadcast::Sender::new(8),
             lists: watch::Sender::new(0),
             relist: Notify::new(),
@@ -371,6 +445,27 @@ mod tests {
         assert_eq!(version(&cache).as_deref(), Some("9"));
         cache.replace(vec![]);
         assert_eq!(version(&cache), None);
+    }
+
+    #[test]
+    fn an_object_is_filed_under_what_it_says_last() {
+        let cache = cache();
+        let filed = |version: u64, entry: Option<&str>| {
+            let mut object = object("a", version);
+            object.data = entry.map(|entry| BTreeMap::from([("entry".into(), entry.into())]));
+            Arc::new(object)
+        };
+        let found = |entry: &str| cache.filed_under(entry).len();
+        cache.take_in(filed(1, None));
+        assert_eq!((found("x"), cache.in_namespace("farm").len(), cache.in_namespace("far").len()), (0, 1, 0));
+        cache.take_in(filed(2, Some("x")));
+        cache.take_in(filed(3, Some("y")));
+        assert_eq!((found("x"), found("y")), (0, 1));
+        cache.replace(vec![filed(4, Some("z"))]);
+        assert_eq!((found("y"), found("z"), cache.has_uid("a")), (0, 1, true));
+        cache.bury(filed(5, None));
+        assert_eq!((found("z"), cache.count(), cache.has_uid("a")), (0, 0, false));
+        assert!(cache.lock().by_entry.is_empty(), "nothing is kept of what is gone");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::cache::{Cache, Cached};
+use super::cache::{Cache, Cached, Index};
 use super::fleet::Fleet;
 use super::vanish::{PAUSE, is_mass};
 use crate::api::site::Site;
@@ -91,20 +91,31 @@ impl Caches {
     #[must_use]
     pub fn new(client: &Client, metrics: &Arc<Metrics>) -> (Self, Vec<BoxFuture<'static, ()>>) {
         type Filling = Vec<BoxFuture<'static, ()>>;
-        fn of<K: Cached>(client: &Client, metrics: &Arc<Metrics>, filling: &mut Filling) -> Arc<Cache<K>> {
-            let (cache, fill) = Cache::new(Api::all(client.clone()), Arc::clone(metrics));
+        fn of<K: Cached>(
+            client: &Client,
+            metrics: &Arc<Metrics>,
+            index: Index<K>,
+            filling: &mut Filling,
+        ) -> Arc<Cache<K>> {
+            let (cache, fill) = Cache::new(Api::all(client.clone()), Arc::clone(metrics), index);
             filling.push(Box::pin(fill));
             cache
         }
         let mut filling = Vec::new();
         let caches = Self {
-            hypervisors: of(client, metrics, &mut filling),
-            images: of(client, metrics, &mut filling),
-            flavours: of(client, metrics, &mut filling),
-            farms: of(client, metrics, &mut filling),
-            machines: of(client, metrics, &mut filling),
+            hypervisors: of(client, metrics, |_| None, &mut filling),
+            images: of(client, metrics, |_| None, &mut filling),
+            flavours: of(client, metrics, |_| None, &mut filling),
+            farms: of(client, metrics, |_| None, &mut filling),
+            machines: of(client, metrics, host_of, &mut filling),
         };
         (caches, filling)
+    }
+
+    /// The machines that have this host.
+    #[must_use]
+    pub fn machines_on(&self, host: &str) -> Vec<Arc<VirtualMachine>> {
+        self.machines.filed_under(host)
     }
 
     /// Waits until every kind has been listed in full: before that nothing may be concluded from an absence.
@@ -129,8 +140,13 @@ impl Caches {
         let used = |farm: &Arc<VirtualFarm>| farm.status.as_ref()?.quota_used.as_ref().map(|used| used.instances);
         let counted: i32 = self.farms.list().iter().filter_map(used).sum();
         let counted = usize::try_from(counted).unwrap_or_default();
-        is_mass(counted.saturating_sub(self.machines.list().len()), counted)
+        is_mass(counted.saturating_sub(self.machines.count()), counted)
     }
+}
+
+/// The host that a machine has.
+fn host_of(machine: &VirtualMachine) -> Option<&str> {
+    machine.status.as_ref()?.hypervisor.as_deref()
 }
 
 /// Tells the story of an object in `kubectl describe`.

@@ -1,11 +1,11 @@
 //! The loop around every controller: what wakes it, pausing, pauses after errors, counting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 use kube::ResourceExt;
 use kube::core::NamespaceResourceScope;
 use kube::runtime::Controller;
@@ -47,12 +47,12 @@ impl Failures {
 }
 
 /// Runs a controller until `shutdown`: it reconciles each object of the cache when it changes and when one of the
-/// `triggers` names it, never one object twice at the same time. Changes within `debounce` of each other count as one.
+/// `triggers` names it, never one object twice at the same time. What triggers it within `gather` counts once.
 pub async fn run<K, F, R>(
     context: Arc<Context>,
     cache: &Arc<Cache<K>>,
     triggers: BoxStream<'static, ObjectRef<K>>,
-    debounce: Duration,
+    gather: Duration,
     shutdown: impl Future<Output = ()> + Send + Sync + 'static,
     reconcile: F,
 ) where
@@ -99,8 +99,8 @@ pub async fn run<K, F, R>(
     };
     let limits = context.site().limits.reconciles_in_flight;
     Controller::for_shared_stream(cache.all_then_changes(), cache.store())
-        .with_config(Config::default().concurrency(limits).debounce(debounce))
-        .reconcile_on(triggers)
+        .with_config(Config::default().concurrency(limits))
+        .reconcile_on(gathered(triggers, gather))
         .graceful_shutdown_on(shutdown)
         .run(counted, policy, context)
         .for_each(|outcome| {
@@ -110,6 +110,22 @@ pub async fn run<K, F, R>(
             std::future::ready(())
         })
         .await;
+}
+
+/// At most so many triggers are gathered.
+const GATHERED: usize = 4096;
+
+/// What comes within so long of the first, each once. The library's own debounce begins anew with each trigger: among
+/// hundreds of machines that start, a farm would never get its turn.
+fn gathered<K>(triggers: BoxStream<'static, ObjectRef<K>>, gather: Duration) -> BoxStream<'static, ObjectRef<K>>
+where
+    K: Cached,
+{
+    if gather.is_zero() {
+        return triggers;
+    }
+    let chunks = tokio_stream::StreamExt::chunks_timeout(triggers, GATHERED, gather);
+    chunks.flat_map(|chunk| stream::iter(chunk.into_iter().collect::<HashSet<_>>())).boxed()
 }
 
 fn full_name(object: &impl ResourceExt) -> String {
@@ -124,17 +140,24 @@ pub fn references<K>(cache: &Cache<K>, namespace: &str, pick: impl Fn(&K) -> boo
 where
     K: Cached + kube::Resource<Scope = NamespaceResourceScope>,
 {
-    cache
-        .list()
-        .iter()
-        .filter(|object| object.namespace().as_deref() == Some(namespace) && pick(object))
-        .map(|object| ObjectRef::from_obj(&**object))
-        .collect()
+    let objects = cache.in_namespace(namespace);
+    objects.iter().filter(|object| pick(object)).map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::VirtualFarm;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trigger_among_many_gets_its_turn_and_each_counts_once() {
+        let ticks = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(Duration::from_millis(10)));
+        let often = ticks.map(|_| ObjectRef::<VirtualFarm>::new("farm")).boxed();
+        let begin = Instant::now();
+        let turns: Vec<_> = gathered(often, Duration::from_millis(50)).take(4).map(|_| begin.elapsed()).collect().await;
+        assert!(turns[0] <= Duration::from_millis(60), "{turns:?}");
+        assert!(turns[3] >= Duration::from_millis(180) && turns[3] <= Duration::from_millis(240), "{turns:?}");
+    }
 
     #[test]
     fn pauses_double_up_to_a_minute_and_start_again_after_success() {

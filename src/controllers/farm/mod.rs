@@ -55,14 +55,14 @@ const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
 const SURPRISED: Duration = Duration::from_millis(200);
 
 /// The machines of a farm come in swarms; those that come within this time are looked at together.
-const DEBOUNCE: Duration = Duration::from_millis(50);
+const GATHER: Duration = Duration::from_millis(50);
 
 /// Runs farms until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
     let memory = Arc::new(Memory::default());
     let farms = Arc::clone(&context.caches.farms);
     let triggers = triggers(&context);
-    runner::run(context, &farms, triggers, DEBOUNCE, shutdown, move |farm, context| {
+    runner::run(context, &farms, triggers, GATHER, shutdown, move |farm, context| {
         let memory = Arc::clone(&memory);
         async move { reconcile(farm, &context, &memory).await }
     })

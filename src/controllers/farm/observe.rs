@@ -61,8 +61,7 @@ pub fn look_only(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>) ->
 
 fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promising: bool) -> View {
     let farm_key = key(&**farm);
-    let all = context.caches.machines.list();
-    let machines: Vec<_> = all.into_iter().filter(|machine| machine.namespace() == farm.namespace()).collect();
+    let machines = context.caches.machines.in_namespace(&farm_key.0);
     View {
         network: memory.network(context, farm, promising),
         promised: memory.promises(&farm_key, &machines),

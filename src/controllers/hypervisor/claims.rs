@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 use uuid::Uuid;
 
-use crate::api::{Phase, VirtualMachine};
+use crate::api::{Hypervisor, Phase, VirtualMachine};
+use crate::controllers::cache::Cache;
 use crate::controllers::context::Context;
 use crate::controllers::machine::recipe::{disks, disks_home};
 use crate::controllers::vanish::Claims;
@@ -18,11 +20,23 @@ pub fn guard(context: &Context) {
         let Some(hypervisor) = hypervisors.get("", host) else { return Claims::default() };
         let home = disks_home(&hypervisor);
         let mut claims = Claims::default();
-        for machine in machines.list() {
-            claim(&mut claims, host, &home, &machine, before);
+        for mate in pool_mates(&hypervisors, &hypervisor) {
+            for machine in machines.filed_under(&mate) {
+                claim(&mut claims, host, &home, &machine, before);
+            }
         }
         claims
     });
+}
+
+/// The hosts whose machines may have their disks in the pool of this one.
+fn pool_mates(hypervisors: &Cache<Hypervisor>, hypervisor: &Hypervisor) -> Vec<String> {
+    let shared = &hypervisor.spec.storage.shared;
+    if shared.is_none() {
+        return vec![hypervisor.name_any()];
+    }
+    let all = hypervisors.list();
+    all.iter().filter(|other| other.spec.storage.shared == *shared).map(|other| other.name_any()).collect()
 }
 
 /// A machine that runs has its domain on its host, and one whose disks were made has them where they were made. What

@@ -35,7 +35,7 @@ use observe::observe;
 use plan::{Reach, plan};
 
 /// Machines come and go in swarms; the sums of a host are told once for all that happens within this time.
-const DEBOUNCE: Duration = Duration::from_millis(500);
+const GATHER: Duration = Duration::from_millis(500);
 
 /// A Secret that was renewed is noticed within this time.
 const STEADY: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     claims::guard(&context);
     let triggers = triggers(&context);
     let hypervisors = Arc::clone(&context.caches.hypervisors);
-    runner::run(context, &hypervisors, triggers, DEBOUNCE, shutdown, reconcile).await;
+    runner::run(context, &hypervisors, triggers, GATHER, shutdown, reconcile).await;
 }
 
 /// What wakes a host's controller: the host itself, the machines that have it, images that it may hold, its twins.

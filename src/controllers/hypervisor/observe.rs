@@ -89,7 +89,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
             // A machine that may be restored needs the image below its disk.
             BTreeSet::new()
         },
-        placed: context.caches.machines.list().iter().filter_map(|machine| placed_on(machine, hypervisor)).collect(),
+        placed: placed(context, hypervisor),
         pool_is_shared: shares_its_pool(context, hypervisor),
         most_are_silent: most_are_silent(context, hypervisor),
         owners,
@@ -296,15 +296,20 @@ async fn idle_volumes(
     let (Some(host), Some(survey)) = (host, survey) else { return Ok(BTreeSet::new()) };
     let images = context.caches.images.list();
     let of_images = images.iter().filter_map(|image| volumes_of(&image.spec).ok());
-    let mut needed: BTreeSet<String> =
+    let needed: BTreeSet<String> =
         of_images.flat_map(|volumes| volumes.iter().map(|volume| volume.name.clone()).collect::<Vec<_>>()).collect();
-    for machine in context.caches.machines.list() {
-        let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
-        needed.extend(pinned.iter().flat_map(|image| image.volumes().map(str::to_owned)));
-    }
     let there = survey.volumes.iter().chain(&survey.incomplete_volumes);
     let unused = there.filter(|name| is_image_volume(name) && !needed.contains(*name));
-    let mut idle = host.idle_for(&unused.cloned().collect(), IDLE_FOR, context.clock.now());
+    let mut unused: BTreeSet<_> = unused.cloned().collect();
+    if !unused.is_empty() {
+        for machine in context.caches.machines.list() {
+            let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
+            for volume in pinned.iter().flat_map(|image| image.volumes()) {
+                unused.remove(volume);
+            }
+        }
+    }
+    let mut idle = host.idle_for(&unused, IDLE_FOR, context.clock.now());
     if !idle.is_empty() {
         // The API server itself has the last word: a list that lacks an image would empty every host of it.
         let images: Api<Image> = context.cluster_api();
@@ -317,9 +322,14 @@ async fn idle_volumes(
     Ok(idle)
 }
 
+/// The machines that have this host.
+fn placed(context: &Context, hypervisor: &Hypervisor) -> Vec<Placed> {
+    let machines = context.caches.machines_on(&hypervisor.name_any());
+    machines.iter().filter_map(|machine| placed_on(machine, hypervisor)).collect()
+}
+
 fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed> {
-    let host = hypervisor.metadata.name.as_deref();
-    let status = machine.status.as_ref().filter(|status| status.hypervisor.as_deref() == host)?;
+    let status = machine.status.as_ref()?;
     let held = held(machine);
     let deleted = machine.metadata.deletion_timestamp.as_ref().map(|time| time.0);
     let (namespace, name) = (machine.namespace().unwrap_or_default(), machine.name_any());

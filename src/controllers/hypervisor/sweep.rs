@@ -30,10 +30,10 @@ pub async fn sweep(
     host: &FleetHost,
     survey: &Survey,
 ) -> Result<Sweep, Error> {
-    let known = uids(context.caches.machines.list().iter().map(|machine| machine.metadata.uid.clone()));
     let given_up = hypervisor.status.iter().flat_map(|status| &status.tombstones);
-    let known = &known | &uids(given_up.map(|tombstone| Some(tombstone.uid.clone())));
-    let found = find(survey, &context.cluster, speaks_for_its_pool(context, hypervisor), |uid| known.contains(&uid));
+    let given_up = uids(given_up.map(|tombstone| Some(tombstone.uid.clone())));
+    let is_known = |uid: Uuid| given_up.contains(&uid) || context.caches.machines.has_uid(&uid.to_string());
+    let found = find(survey, &context.cluster, speaks_for_its_pool(context, hypervisor), is_known);
     let names = found.names();
     let ripe = host.orphaned_for(&names, GRACE, context.clock.now());
     let mut orphans = found.only(&ripe);

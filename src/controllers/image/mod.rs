@@ -32,6 +32,9 @@ use plan::plan;
 /// Progress is told this often.
 const TELL_EVERY: Duration = Duration::from_secs(2);
 
+/// Machines come and go in swarms; those that come within this time are looked at together.
+const GATHER: Duration = Duration::from_millis(200);
+
 /// An image on which nothing happens is looked at this often.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -45,7 +48,7 @@ pub async fn run(
     let triggers = triggers(&context, &jobs);
     let images = Arc::clone(&context.caches.images);
     let reconcile = move |image, context| reconcile(image, context, Arc::clone(&jobs));
-    runner::run(context, &images, triggers, Duration::ZERO, shutdown, reconcile).await;
+    runner::run(context, &images, triggers, GATHER, shutdown, reconcile).await;
 }
 
 /// What wakes an image besides its own changes: transfers that end, hosts that come or change, machines placed.

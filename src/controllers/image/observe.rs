@@ -1,6 +1,6 @@
 //! What there is of an image: how its transfers stand, which pools have it, who uses it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt;
@@ -22,10 +22,11 @@ pub fn observe(context: &Context, jobs: &Jobs, image: &Image) -> Result<View, Ba
     let volumes = volumes_of(&image.spec)?;
     let machines = context.caches.machines.list();
     let users: Vec<_> = machines.iter().filter(|machine| pins(machine, &name)).collect();
-    let wanted_on: Vec<_> = users.iter().filter(|machine| pins_revision(machine, &volumes.revision)).collect();
+    let wanted_on = users.iter().filter(|machine| pins_revision(machine, &volumes.revision));
+    let wanted_on: HashSet<_> = wanted_on.filter_map(|machine| host_of(machine)).collect();
     let mut pools: BTreeMap<String, Vec<Arc<Hypervisor>>> = BTreeMap::new();
     for hypervisor in context.caches.hypervisors.list() {
-        let placed = wanted_on.iter().any(|machine| host_of(machine) == Some(hypervisor.name_any().as_str()));
+        let placed = wanted_on.contains(hypervisor.name_any().as_str());
         if hypervisor.metadata.deletion_timestamp.is_none() && (placed || keeps(image, &hypervisor)) {
             let pool = hypervisor
                 .spec

@@ -74,11 +74,7 @@ fn why_unknown(survey: &Observed<Arc<Survey>>) -> String {
 fn is_wanted(context: &Context, site: &Site, hypervisor: &Hypervisor) -> bool {
     let name = hypervisor.name_any();
     let goes = hypervisor.metadata.deletion_timestamp.is_some();
-    let has_machines = || {
-        context.caches.machines.list().iter().any(|machine| {
-            machine.status.as_ref().and_then(|status| status.hypervisor.as_deref()) == Some(name.as_str())
-        })
-    };
+    let has_machines = || !context.caches.machines_on(&name).is_empty();
     site.isolation.self_test == SelfTest::Required && (!goes || has_machines())
 }
 

@@ -12,6 +12,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use super::error::Error;
 use super::fleet::Change;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
-use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualMachine};
+use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualFarm, VirtualMachine};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain, domain_name};
 use observe::{Observation, observe};
@@ -57,14 +58,21 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Virt
     let on_hosts = context.fleet.changes().flat_map(move |change| {
         stream::iter(match change {
             Change::Domain(_, tag) => vec![reference(&tag.namespace, &tag.name)],
-            Change::Reach(host) => on_host(&machines.list(), &host, |_| true),
-            Change::Stock(host) => on_host(&machines.list(), &host, |phase| phase <= Phase::Scheduled),
+            Change::Reach(host) => in_phases(&machines.filed_under(&host), |_| true),
+            Change::Stock(host) => in_phases(&machines.filed_under(&host), |phase| phase <= Phase::Scheduled),
         })
     });
     let machines = Arc::clone(&context.caches.machines);
-    let of_farms = context.caches.farms.changes().flat_map(move |farm| {
+    let of_farms = context.caches.farms.changes().scan(HashMap::new(), move |known, farm| {
         let namespace = farm.namespace().unwrap_or_default();
-        stream::iter(runner::references(&machines, &namespace, |machine| machine.spec.farm == farm.name_any()))
+        let after = what_machines_get(&farm);
+        let before = known.insert((namespace.clone(), farm.name_any()), after.clone());
+        let concerned = if before == Some(after) {
+            Vec::new()
+        } else {
+            runner::references(&machines, &namespace, |machine| machine.spec.farm == farm.name_any())
+        };
+        std::future::ready(Some(stream::iter(concerned)))
     });
     let machines = Arc::clone(&context.caches.machines);
     let of_flavours = context.caches.flavours.changes().flat_map(move |flavour| {
@@ -73,19 +81,19 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Virt
             machines.list().iter().filter(uses).map(|machine| ObjectRef::from_obj(&**machine)).collect::<Vec<_>>(),
         )
     });
-    stream::select_all([on_hosts.boxed(), of_farms.boxed(), of_flavours.boxed()]).boxed()
+    stream::select_all([on_hosts.boxed(), of_farms.flatten().boxed(), of_flavours.boxed()]).boxed()
 }
 
-/// The machines of a host in certain phases.
-fn on_host(
-    machines: &[Arc<VirtualMachine>],
-    host: &str,
-    phases: impl Fn(Phase) -> bool,
-) -> Vec<ObjectRef<VirtualMachine>> {
+/// What of a farm its machines are made from. The rest of its status changes with every step of every machine.
+fn what_machines_get(farm: &VirtualFarm) -> impl Clone + PartialEq + use<> {
+    let network = farm.status.as_ref().and_then(|status| status.network.clone());
+    (farm.uid(), farm.metadata.generation, farm.metadata.deletion_timestamp.is_some(), network)
+}
+
+/// The machines in certain phases.
+fn in_phases(machines: &[Arc<VirtualMachine>], phases: impl Fn(Phase) -> bool) -> Vec<ObjectRef<VirtualMachine>> {
     let concerned = |machine: &&Arc<VirtualMachine>| {
-        let status = machine.status.as_ref();
-        let here = status.and_then(|status| status.hypervisor.as_deref()) == Some(host);
-        here && phases(status.and_then(|status| status.phase).unwrap_or_default())
+        phases(machine.status.as_ref().and_then(|status| status.phase).unwrap_or_default())
     };
     machines.iter().filter(concerned).map(|machine| ObjectRef::from_obj(&**machine)).collect()
 }
