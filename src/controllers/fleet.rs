@@ -1,6 +1,7 @@
 //! The hosts that the operator is connected to, each read at every heartbeat.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub struct FleetHost {
     certificates: Mutex<Option<(Timestamp, Certificates)>>,
     /// Guests that were resumed lately, and when.
     resumed: Mutex<BTreeMap<DomainUuid, Timestamp>>,
+    /// Whether the filters there have the rules of this version.
+    rules_renewed: AtomicBool,
     /// When what the connection is made from was last looked at, and the generation of the `Hypervisor` then.
     checked: Mutex<Option<(i64, Instant)>>,
 }
@@ -149,6 +152,16 @@ impl FleetHost {
         let lately = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default() < LATELY;
         resumed.retain(|_, time| lately(*time));
         resumed.insert(uuid, now);
+    }
+
+    /// Whether the filters there got the rules of this version, since the operator began.
+    pub fn rules_are_renewed(&self) -> bool {
+        self.rules_renewed.load(Ordering::Relaxed)
+    }
+
+    /// They did.
+    pub fn note_rules_renewed(&self) {
+        self.rules_renewed.store(true, Ordering::Relaxed);
     }
 
     /// Whether what the connection is made from was looked at less than `long` ago, for this generation of the spec.
@@ -306,6 +319,7 @@ impl Fleet {
             guard: Mutex::default(),
             certificates: Mutex::default(),
             resumed: Mutex::default(),
+            rules_renewed: AtomicBool::new(false),
             checked: Mutex::default(),
         });
         let polling = tokio::spawn(poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat));

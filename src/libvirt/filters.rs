@@ -23,15 +23,40 @@ pub(super) fn ensure(connection: &Connect, rules: RuleSet) -> Result<(), Failure
 }
 
 /// Puts the rules of our filters back for every card that has one. libvirt does so only when a filter changes, so each
-/// is written in the other one of two ways that mean the same. Those of other versions of Cascina are taken as they are.
+/// is written in the other one of two ways that mean the same.
 pub(super) fn refresh(session: &Session) -> Result<(), Failure> {
+    for_each_of_ours(session, |connection, current, ours| {
+        connection.define_nwfilter_xml(&in_the_other_way(current, &ours)).map(drop).map_err(Failure::from)
+    })
+}
+
+/// Puts cards that have a filter of ours, of whatever version, behind the rules of this one: the filter gets them under
+/// its own name. libvirt replaces rules that way without a gap. Giving a card another filter would take its rules away
+/// first, and put the new ones in place half a second later. Returns the filters that had other rules.
+pub(super) fn renew(session: &Session) -> Result<Vec<String>, Failure> {
+    let mut renewed = Vec::new();
+    for_each_of_ours(session, |connection, current, ours| {
+        // What is so already is left alone by libvirt.
+        let filter = connection.define_nwfilter_xml(&in_the_same_way(current, &ours))?;
+        if filter.xml_desc(0)? != current {
+            renewed.push(filter.name()?);
+        }
+        Ok(())
+    })?;
+    Ok(renewed)
+}
+
+/// Hands over each filter of ours as it is, and with the rules of this version. Those that later versions may have for
+/// something else are left alone.
+fn for_each_of_ours(
+    session: &Session,
+    mut work: impl FnMut(&Connect, &str, String) -> Result<(), Failure>,
+) -> Result<(), Failure> {
     let connection = session.connection();
     for filter in connection.list_all_nw_filters(0)? {
         let name = filter.name()?;
-        if name.starts_with(FILTER_PREFIX) {
-            let ours = RuleSet::ALL.into_iter().find(|rules| rules.filter_name() == name);
-            let ours = ours.map(RuleSet::filter_xml).transpose()?;
-            connection.define_nwfilter_xml(&rewritten(&filter.xml_desc(0)?, ours))?;
+        if let Some(rules) = RuleSet::ALL.into_iter().find(|rules| rules.is_version(&name)) {
+            work(connection, &filter.xml_desc(0)?, rules.filter_xml_as(&name, filter.uuid()?)?)?;
             // A filter of many cards takes long.
             session.beat()?;
         }
@@ -39,15 +64,17 @@ pub(super) fn refresh(session: &Session) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A filter in the other one of the two ways.
-fn rewritten(current: &str, ours: Option<String>) -> String {
-    let marked = filters::mark(current);
-    match (ours, marked == current) {
-        (Some(ours), true) => ours,
-        (Some(ours), false) => filters::mark(&ours),
-        (None, true) => filters::unmark(current),
-        (None, false) => marked,
-    }
+/// A filter's rules, written in the one of the two ways in which it isn't.
+fn in_the_other_way(current: &str, ours: &str) -> String {
+    if is_marked(current) { ours.to_owned() } else { filters::mark(ours) }
+}
+
+fn in_the_same_way(current: &str, ours: &str) -> String {
+    if is_marked(current) { filters::mark(ours) } else { ours.to_owned() }
+}
+
+fn is_marked(xml: &str) -> bool {
+    filters::unmark(xml) != xml
 }
 
 /// Removes a filter of ours.
@@ -78,24 +105,29 @@ mod tests {
     #[test]
     fn a_filter_is_written_in_turns_and_always_says_the_same() {
         let ours = RuleSet::Machine.filter_xml().unwrap();
-        let once = rewritten(&ours, Some(ours.clone()));
+        let once = in_the_other_way(&ours, &ours);
         assert_ne!(once, ours);
-        assert_eq!(rewritten(&once, Some(ours.clone())), ours);
+        assert_eq!(in_the_other_way(&once, &ours), ours);
         assert_eq!(once.replace("999", "1000"), ours, "only the place of the last rule differs");
     }
 
     #[test]
     fn what_somebody_made_of_a_filter_of_ours_is_not_kept() {
         let ours = RuleSet::Machine.filter_xml().unwrap();
-        assert_eq!(rewritten("<filter/>", Some(ours.clone())), ours);
-        assert_eq!(rewritten("<rule action='accept' priority='1000'/>", Some(ours.clone())), filters::mark(&ours));
+        for theirs in ["<filter/>", "<rule action='accept' priority='1000'/>"] {
+            assert_eq!(in_the_other_way(theirs, &ours), filters::mark(&ours));
+            assert_eq!(in_the_same_way(theirs, &ours), ours);
+        }
+        assert_eq!(in_the_same_way("<rule action='accept' priority='999'/>", &ours), filters::mark(&ours));
     }
 
     #[test]
-    fn a_filter_of_another_version_keeps_its_rules() {
-        let theirs = "<filter name='cascina-machine-0'><rule action='drop' priority='1000'/></filter>";
-        let once = rewritten(theirs, None);
-        assert_eq!(once, theirs.replace("1000", "999"));
-        assert_eq!(rewritten(&once, None), theirs);
+    fn a_filter_of_another_version_gets_these_rules_under_its_own_name() {
+        let uuid = uuid::Uuid::from_u128(7);
+        let theirs = RuleSet::Machine.filter_xml_as("cascina-machine-000000000000", uuid).unwrap();
+        let ours = RuleSet::Machine.filter_xml().unwrap();
+        let rules = |xml: &str| xml.split_once("</uuid>").unwrap().1.to_owned();
+        assert_eq!(rules(&theirs), rules(&ours));
+        assert!(theirs.contains("cascina-machine-000000000000") && theirs.contains(&uuid.to_string()));
     }
 }

@@ -258,6 +258,10 @@ pub trait Host: Send + Sync + 'static {
     /// Makes libvirt put the rules of all our filters back in place for every card that has one, whatever became of them.
     async fn refresh_filters(&self) -> Result<()>;
 
+    /// Puts cards that have a filter of ours, of whatever version, behind the rules of this one, without a gap. Returns
+    /// the names of the filters that had other rules.
+    async fn renew_filters(&self) -> Result<Vec<String>>;
+
     /// Removes a filter; [`HostError::InUse`] while a domain refers to it.
     async fn delete_filter(&self, name: &str) -> Result<()>;
 

@@ -117,6 +117,16 @@ impl LibvirtHost {
         .await
     }
 
+    /// Filters of many cards are written anew, one after the other.
+    async fn rewrite_filters<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: fn(&Session) -> std::result::Result<T, Failure>,
+    ) -> Result<T> {
+        let deadline = self.config.call_deadline * STARTS_TAKE;
+        self.observed(operation, self.writes.run(operation, deadline, work)).await
+    }
+
     /// A turn among the calls of a kind. Waiting for it has no deadline: that others are served first is no silence.
     async fn turn(operation: &'static str, turns: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit> {
         let refused = |_| HostError::Refused { operation, message: "the host is no longer in use".to_owned() };
@@ -155,9 +165,11 @@ impl Host for LibvirtHost {
     }
 
     async fn refresh_filters(&self) -> Result<()> {
-        let deadline = self.config.call_deadline * STARTS_TAKE;
-        let call = self.writes.run("refresh_filters", deadline, filters::refresh);
-        self.observed("refresh_filters", call).await
+        self.rewrite_filters("refresh_filters", filters::refresh).await
+    }
+
+    async fn renew_filters(&self) -> Result<Vec<String>> {
+        self.rewrite_filters("renew_filters", filters::renew).await
     }
 
     async fn delete_filter(&self, name: &str) -> Result<()> {

@@ -176,7 +176,8 @@ pub struct DomainSpec {
 }
 
 impl DomainSpec {
-    /// Hash of what makes a running domain differ from a restarted one: everything but the tag itself.
+    /// Hash of what makes a running domain differ from a restarted one: everything but the tag itself, and the version of
+    /// the filters' rules, which running domains get too.
     #[must_use]
     pub fn content_hash(&self) -> String {
         let Self {
@@ -195,9 +196,8 @@ impl DomainSpec {
             shared_storage,
             console,
         } = self;
-        let filters: Vec<_> = nics.iter().map(|nic| nic.rules.filter_name()).collect();
         let parts = format!(
-            "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {filters:?} {shared_storage} {console:?}"
+            "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {shared_storage} {console:?}"
         );
         let digest = Sha256::digest(parts);
         digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()

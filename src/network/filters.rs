@@ -13,6 +13,7 @@
 use std::net::Ipv4Addr;
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use super::FarmNetwork;
 use crate::xml::{BadText, Element};
@@ -223,8 +224,7 @@ impl RuleSet {
         }
     }
 
-    /// The name of its filter. It ends with a hash of the rules: other rules are another filter, so that a new version
-    /// never changes the ports of running guests behind their back.
+    /// The name of its filter. It ends with a hash of the rules, so that what is defined by this name need not be read.
     #[must_use]
     pub fn filter_name(self) -> String {
         let hash = self.digest().iter().take(6).fold(0, |hash, byte| hash << 8 | u64::from(*byte));
@@ -252,10 +252,18 @@ impl RuleSet {
     pub fn filter_xml(self) -> Result<String, BadText> {
         let mut uuid = [0; 16];
         uuid.iter_mut().zip(self.digest()).for_each(|(byte, digest)| *byte = digest);
+        self.filter_xml_as(&self.filter_name(), uuid::Builder::from_custom_bytes(uuid).into_uuid())
+    }
+
+    /// These rules under the name and the UUID of a filter of another version, which the cards of running guests have.
+    ///
+    /// # Errors
+    /// The name has control characters.
+    pub fn filter_xml_as(self, name: &str, uuid: Uuid) -> Result<String, BadText> {
         Element::new("filter")
-            .attribute("name", self.filter_name())
+            .attribute("name", name)
             .attribute("chain", "root")
-            .child(Element::new("uuid").text(uuid::Builder::from_custom_bytes(uuid).into_uuid()))
+            .child(Element::new("uuid").text(uuid))
             .children(self.rules().iter().map(Rule::element))
             .to_xml()
     }

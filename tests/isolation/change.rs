@@ -23,6 +23,9 @@ const ATTACKERS: [usize; 2] = [0, 6];
 /// The host to which things happen.
 const SHAKEN: &str = "worker-1";
 
+/// The machines' filter as if an earlier version of Cascina had made it.
+const EARLIER: &str = "cascina-machine-0000000000e1";
+
 /// What came of a change.
 struct Leaks {
     sent: usize,
@@ -106,15 +109,15 @@ fn hostile(farms: &Farms, attacker: usize, first_run: u32) -> Vec<Vec<u8>> {
 
 impl Farms {
     /// Writes the machines' rules in one of two ways that mean the same, so that libvirt puts them in place anew: what
-    /// `refresh_filters` of the operator does.
+    /// `renew_filters` and `refresh_filters` of the operator do.
     fn refresh(&self, marked: bool) {
         self.site.virsh(SHAKEN, &[self.definition(marked)]);
     }
 
     fn definition(&self, marked: bool) -> String {
-        let xml = RuleSet::Machine.filter_xml().unwrap();
+        let xml = earlier_filter();
         let xml = if marked { filters::mark(&xml) } else { xml };
-        format!("nwfilter-define {}", self.file(&RuleSet::Machine.filter_name(), &xml))
+        format!("nwfilter-define {}", self.file(EARLIER, &xml))
     }
 
     fn libvirtd(&self, signal: &str) {
@@ -141,11 +144,28 @@ impl Farms {
     }
 }
 
+/// The rules of this version under the earlier one's name.
+fn earlier_filter() -> String {
+    RuleSet::Machine.filter_xml_as(EARLIER, uuid::Uuid::from_u128(0xe1)).unwrap()
+}
+
+/// The rules that the earlier version had: one less, which stops none of [`TRICKS`].
+fn earlier_rules() -> String {
+    let xml = earlier_filter();
+    let is_dhcp_answer = |rule: &&str| rule.contains("priority=\"-855\"") || rule.contains("priority='-855'");
+    let Some(rule) = xml.split_inclusive("</rule>").find(is_dhcp_answer) else { unreachable!("no rule {xml}") };
+    xml.replace(rule, "")
+}
+
 #[test]
 fn nothing_leaks_while_rules_and_daemons_change() {
     let Some(site) = Site::find() else { return };
     let farms = Farms::build(site);
-    farms.bind(&farms.guests);
+    farms.define(&[(EARLIER.to_owned(), earlier_rules())]);
+    farms.bind_to(&farms.guests, |rules| match rules {
+        RuleSet::Machine => EARLIER.to_owned(),
+        RuleSet::Router => rules.filter_name(),
+    });
     farms.settle();
     let mut run = 1000;
     let mut shake = |name: &str, change: &dyn Fn(&Farms)| {
@@ -158,6 +178,7 @@ fn nothing_leaks_while_rules_and_daemons_change() {
     println!("|---|---|---|---|---|---|---|---|");
 
     let unshaken = [
+        shake("an earlier version's rules renewed", &|farms| farms.refresh(false)),
         shake("rules written anew, twice", &|farms| {
             farms.refresh(true);
             farms.refresh(false);

@@ -130,12 +130,18 @@ impl Farms {
 
     /// Binds the ports of these guests to the operator's filters, both hosts at once.
     pub fn bind(&self, guests: &[Guest]) {
+        self.bind_to(guests, RuleSet::filter_name);
+    }
+
+    /// The same with filters of other names.
+    pub fn bind_to(&self, guests: &[Guest], filter: impl Fn(RuleSet) -> String + Sync) {
+        let filter = &filter;
         thread::scope(|scope| {
             for host in HOSTS {
                 let there = guests.iter().filter(|guest| guest.host == host);
                 let commands: Vec<_> = there
                     .map(|guest| {
-                        let binding = guest.binding(&guest.rules.filter_name());
+                        let binding = guest.binding(&filter(guest.rules));
                         format!("nwfilter-binding-create {}", self.file(&guest.port, &binding))
                     })
                     .collect();

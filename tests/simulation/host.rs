@@ -134,6 +134,10 @@ impl Host for Way {
         self.call("refresh_filters", 20, |_, _, _| Ok(())).await
     }
 
+    async fn renew_filters(&self) -> Result<Vec<String>> {
+        self.call("renew_filters", 20, |_, _, _| Ok(Vec::new())).await
+    }
+
     async fn delete_filter(&self, filter: &str) -> Result<()> {
         self.change("delete_filter", 20, |world, name, _| {
             let host = world.host(name);

@@ -19,6 +19,16 @@ pub async fn act(host: &FleetHost, steps: &[Step]) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Puts guests behind the rules of this version. Returns the filters that had others.
+///
+/// # Errors
+/// What the host said.
+pub async fn renew_rules(host: &FleetHost) -> Result<Vec<String>, HostError> {
+    let renewed = host.host.renew_filters().await?;
+    host.note_rules_renewed();
+    Ok(renewed)
+}
+
 /// Removes what is left of placements that are over. No machine that is being made has a part in that.
 ///
 /// # Errors

@@ -120,6 +120,13 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
         if !plan.removals.is_empty() {
             act::remove(&host, &plan.removals, &context.metrics).await.map_err(failed)?;
         }
+        if plan.renews_rules {
+            let renewed = act::renew_rules(&host).await.map_err(failed)?;
+            if !renewed.is_empty() {
+                let note = format!("guests behind {} have the rules of this version now", renewed.join(", "));
+                context.events.normal(hypervisor.object_ref(&()), "RulesRenewed", "Renew", note).await;
+            }
+        }
         if !plan.steps.is_empty() {
             act::act(&host, &plan.steps).await.map_err(failed)?;
         }

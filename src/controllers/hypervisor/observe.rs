@@ -95,6 +95,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         owners,
         sweep,
         certificates,
+        rules_are_renewed: host.as_ref().is_some_and(|host| host.rules_are_renewed()),
         kept_back: kept_back(&context.site()),
         seen,
     };

@@ -71,6 +71,8 @@ pub struct View {
     pub sweep: Sweep,
     /// When the certificates between it and us end.
     pub certificates: Certificates,
+    /// The filters there got the rules of this version.
+    pub rules_are_renewed: bool,
     /// Memory that its canary has.
     pub kept_back: Bytes,
 }
@@ -115,6 +117,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What to remove of stale copies, before anything else happens on the host.
     pub removals: Vec<Step>,
+    /// Whether guests are to be put behind the rules of this version.
+    pub renews_rules: bool,
     /// The domains of ours that are on it.
     pub copies: Vec<Copy>,
     /// What follows from its silence.
@@ -140,6 +144,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
     let mut plan = Plan {
         steps: Vec::new(),
         removals: Vec::new(),
+        renews_rules: false,
         copies: Vec::new(),
         loss,
         phase,
@@ -151,6 +156,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
     if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
         plan.copies = copies(survey, &seen.owners, &plan.loss.tombstones);
         plan.removals = removals(survey, &plan.copies, &plan.loss.tombstones, &seen.owners);
+        plan.renews_rules = renews_rules(seen, survey);
     }
     if hypervisor.metadata.deletion_timestamp.is_some() {
         leave(&mut plan, hypervisor, seen, survey);
@@ -210,6 +216,12 @@ fn mark_pool(hypervisor: &Hypervisor, survey: &Survey) -> Option<Step> {
         return None;
     }
     hypervisor.metadata.uid.as_ref().map(|uid| Step::MarkPool([POOL_MARK, uid].concat()))
+}
+
+/// Guests may run since before the operator's start, behind the rules of another version.
+fn renews_rules(seen: &View, survey: &Survey) -> bool {
+    let guests = survey.domains.values().any(|domain| domain.tag.is_some() || domain.canary.is_some());
+    guests && !seen.rules_are_renewed
 }
 
 /// Filters on a host on which no machine is. Its canary keeps the one that it has; those of earlier versions go.

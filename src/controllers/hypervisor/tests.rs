@@ -99,6 +99,7 @@ fn view(seen: HostView) -> View {
         most_are_silent: false,
         sweep: Sweep::default(),
         certificates: Certificates::default(),
+        rules_are_renewed: true,
         kept_back: Bytes::ZERO,
     }
 }
@@ -151,6 +152,17 @@ fn a_refused_host_is_rejected_even_while_it_answers() {
     let mut view = view(answering(Survey::default()));
     view.refusal = Some(Refusal::new("DuplicateUri", "two"));
     assert_eq!(plan(&hypervisor(), &view, &PATIENCE, at(100)).phase, HypervisorPhase::Rejected);
+}
+
+#[test]
+fn guests_from_before_an_upgrade_get_the_rules_of_this_version_once() {
+    let renews = |survey: Survey, rules_are_renewed: bool| {
+        let seen = View { rules_are_renewed, ..view(answering(survey)) };
+        plan(&hypervisor(), &seen, &PATIENCE, at(100)).renews_rules
+    };
+    assert!(renews(domain(1), false));
+    assert!(!renews(domain(1), true));
+    assert!(!renews(with_leftovers(), false), "no guest is behind these");
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! What somebody changed by hand about a machine on its host, and what is done about it. Pure.
 
 use crate::api::DriftPolicy;
-use crate::libvirt::{DomainForm, DomainRun, DomainSpec, Forms, Nic, NicForm, SurveyedDomain, VolumeSpec, domain_name};
+use crate::libvirt::{
+    DomainForm, DomainRun, DomainSpec, Forms, Nic, NicForm, RuleSet, SurveyedDomain, VolumeSpec, domain_name,
+};
 
 use super::recipe::Recipe;
 use super::situation::{Drift, DriftKind, Plan, Step, View, Want};
@@ -106,8 +108,7 @@ fn seed_deleted(recipe: &Recipe, seen: &View) -> Option<Drift> {
     gone.then(|| Drift::new(DriftKind::SeedDeleted, format!("volume {} is gone from the host's pool", recipe.seed)))
 }
 
-/// The card of a domain that runs. One that was made from an earlier spec may be at another bridge and behind an
-/// earlier version of its filter.
+/// The card of a domain that runs. One that was made from an earlier spec may be at another bridge.
 fn network_card(nic: &Nic, forms: &Forms, is_current: bool) -> Option<Drift> {
     let running = forms.running.as_ref()?;
     let wanted = NicForm::of(nic);
@@ -124,13 +125,10 @@ fn network_card(nic: &Nic, forms: &Forms, is_current: bool) -> Option<Drift> {
     let Some(card) = running.nics.iter().find(|card| card.mac == wanted.mac) else {
         return Some(Drift::new(DriftKind::Device, format!("its card {} is gone", wanted.mac)));
     };
-    let is_its_filter = |name: &str| match is_current {
-        true => wanted.filter.as_deref() == Some(name),
-        false => nic.rules.is_version(name),
-    };
     let what = match &card.filter {
         None => "its card is behind no filter".to_owned(),
-        Some(filter) if !is_its_filter(filter) => format!("its card is behind the filter {filter}"),
+        // One of another version has the rules of this one.
+        Some(filter) if !nic.rules.is_version(filter) => format!("its card is behind the filter {filter}"),
         Some(_) if card.parameters != wanted.parameters => "the parameters of its card's filter are others".to_owned(),
         Some(_) if is_current && card.bridge != wanted.bridge => {
             format!("its card is at {} instead of the bridge {}", card.bridge.as_deref().unwrap_or("none"), nic.bridge)
@@ -157,12 +155,24 @@ fn definition(domain: &SurveyedDomain, forms: &Forms, current: Option<&Recipe>) 
     }
     let wanted = DomainForm::of(&current?.domain);
     let mut changes = changes(defined, &wanted);
-    if defined.nics != wanted.nics {
+    if nics_but_for_versions(defined) != nics_but_for_versions(&wanted) {
         changes.push("another network card".to_owned());
     }
     // A domain that is off is defined anew before its next start anyway.
     let matters = !matches!(domain.run, DomainRun::Off(_)) && !changes.is_empty();
     matters.then(|| Drift::new(DriftKind::Definition, format!("it would start again with {}", changes.join(", "))))
+}
+
+/// The cards, each with the set of rules that its filter is a version of.
+fn nics_but_for_versions(form: &DomainForm) -> Vec<NicForm> {
+    let mut nics = form.nics.clone();
+    for nic in &mut nics {
+        let version = |name: &String| RuleSet::ALL.into_iter().find(|rules| rules.is_version(name));
+        if let Some(rules) = nic.filter.as_ref().and_then(version) {
+            nic.filter = Some(rules.filter_name());
+        }
+    }
+    nics
 }
 
 /// How a form differs from what it should be, its cards left out.

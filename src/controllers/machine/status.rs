@@ -125,7 +125,7 @@ fn restart_required(seen: &View) -> Option<State> {
         None if running.spec_hash != wanted.spec_hash => State::yes(
             "RestartRequired",
             "SpecChanged",
-            "its user-data, keys, host's bridge or filter rules changed since it was started",
+            "its user-data, keys or host's bridge changed since it was started",
         ),
         None => State::no("RestartRequired", "UpToDate", "a restart would change nothing"),
     })

@@ -502,6 +502,15 @@ fn a_pulled_cable_is_plugged_in_unless_it_is_only_to_be_reported() {
 }
 
 #[test]
+fn a_card_behind_a_filter_of_another_version_is_behind_the_rules_of_this_one() {
+    let given = running().with_forms(|forms| {
+        card(forms).filter = Some("cascina-machine-000000000000".into());
+        forms.defined.as_mut().unwrap().nics[0].filter = Some("cascina-machine-000000000000".into());
+    });
+    assert_eq!((given.drifted(), given.plan().repairs), (vec![], vec![]));
+}
+
+#[test]
 fn a_machine_made_from_an_earlier_spec_has_not_drifted_as_long_as_its_card_is_held() {
     let mut given = running();
     if let Observed::Present(domain) = &mut given.seen.domain {
