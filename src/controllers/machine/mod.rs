@@ -11,26 +11,23 @@ mod situation;
 mod status;
 #[cfg(test)]
 mod tests;
+mod triggers;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
 
-use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
-use super::fleet::Change;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
-use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualFarm, VirtualMachine};
+use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualMachine};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain, domain_name};
+use act::{Outcome, is_overtaken};
 use observe::{Observation, observe};
 use plan::{LEFT_BEHIND, plan};
 use recipe::Recipe;
@@ -42,60 +39,17 @@ const HASTY: Duration = Duration::from_secs(2);
 /// What was put right is looked at again after this time; so is what couldn't be.
 const REPAIRED: Duration = Duration::from_secs(5);
 
+/// A machine whose plan was overtaken is looked at anew after this time; mostly its change has woken it already.
+const OVERTAKEN: Duration = Duration::from_secs(1);
+
 /// A machine whose host is quiet for the moment is looked at again after this time, or when the host answers.
 const QUIET: Duration = Duration::from_secs(1);
 
 /// Runs the controller until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
-    let triggers = triggers(&context);
+    let triggers = triggers::triggers(&context);
     let machines = Arc::clone(&context.caches.machines);
     runner::run(context, &machines, triggers, Duration::ZERO, shutdown, reconcile).await;
-}
-
-/// What wakes a machine besides its own changes: its host, its farm, its flavour.
-fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<VirtualMachine>> {
-    let machines = Arc::clone(&context.caches.machines);
-    let on_hosts = context.fleet.changes().flat_map(move |change| {
-        stream::iter(match change {
-            Change::Domain(_, tag) => vec![reference(&tag.namespace, &tag.name)],
-            Change::Reach(host) => in_phases(&machines.filed_under(&host), |_| true),
-            Change::Stock(host) => in_phases(&machines.filed_under(&host), |phase| phase <= Phase::Scheduled),
-        })
-    });
-    let machines = Arc::clone(&context.caches.machines);
-    let of_farms = context.caches.farms.changes().scan(HashMap::new(), move |known, farm| {
-        let namespace = farm.namespace().unwrap_or_default();
-        let after = what_machines_get(&farm);
-        let before = known.insert((namespace.clone(), farm.name_any()), after.clone());
-        let concerned = if before == Some(after) {
-            Vec::new()
-        } else {
-            runner::references(&machines, &namespace, |machine| machine.spec.farm == farm.name_any())
-        };
-        std::future::ready(Some(stream::iter(concerned)))
-    });
-    let machines = Arc::clone(&context.caches.machines);
-    let of_flavours = context.caches.flavours.changes().flat_map(move |flavour| {
-        let uses = |machine: &&Arc<VirtualMachine>| machine.spec.flavour == flavour.name_any();
-        stream::iter(
-            machines.list().iter().filter(uses).map(|machine| ObjectRef::from_obj(&**machine)).collect::<Vec<_>>(),
-        )
-    });
-    stream::select_all([on_hosts.boxed(), of_farms.flatten().boxed(), of_flavours.boxed()]).boxed()
-}
-
-/// What of a farm its machines are made from. The rest of its status changes with every step of every machine.
-fn what_machines_get(farm: &VirtualFarm) -> impl Clone + PartialEq + use<> {
-    let network = farm.status.as_ref().and_then(|status| status.network.clone());
-    (farm.uid(), farm.metadata.generation, farm.metadata.deletion_timestamp.is_some(), network)
-}
-
-/// The machines in certain phases.
-fn in_phases(machines: &[Arc<VirtualMachine>], phases: impl Fn(Phase) -> bool) -> Vec<ObjectRef<VirtualMachine>> {
-    let concerned = |machine: &&Arc<VirtualMachine>| {
-        phases(machine.status.as_ref().and_then(|status| status.phase).unwrap_or_default())
-    };
-    machines.iter().filter(concerned).map(|machine| ObjectRef::from_obj(&**machine)).collect()
 }
 
 async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Result<Action, Error> {
@@ -130,9 +84,12 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     }
     let mut passed = Vec::new();
     if !plan.steps.is_empty() {
-        passed = carry_out(&context, &mut seen, &machine, &mut plan).await?;
+        match carry_out(&context, &mut seen, &machine, &mut plan).await? {
+            Some(phases) => passed = phases,
+            None => return Ok(Action::requeue(OVERTAKEN)),
+        }
     }
-    put_right(&seen, &machine, &mut plan).await?;
+    put_right(&context, &seen, &machine, &mut plan).await?;
     let now = context.clock.now();
     if plan.standing.phase == Phase::Pending && is_hasty(&machine, now) {
         return Ok(Action::requeue(HASTY));
@@ -144,33 +101,36 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     Ok(Action::requeue(plan.again))
 }
 
-/// Does the plan's steps and lets its standing say how that went; the phases that were passed on the way.
+/// Does the plan's steps and lets its standing say how that went; the phases that were passed on the way. `None`: the
+/// plan was overtaken, and says nothing of the machine any more.
 async fn carry_out(
     context: &Context,
     seen: &mut Observation,
     machine: &VirtualMachine,
     plan: &mut Plan,
-) -> Result<Vec<(Phase, Timestamp)>, Error> {
-    let (Some(host), Ok(uid)) = (&seen.host, recipe::uid(machine)) else { return Ok(Vec::new()) };
+) -> Result<Option<Vec<(Phase, Timestamp)>>, Error> {
+    let (Some(host), Ok(uid)) = (&seen.host, recipe::uid(machine)) else { return Ok(Some(Vec::new())) };
     let starts = plan.steps.contains(&Step::Start);
     let resumes = plan.steps.contains(&Step::Resume);
     let begun = context.clock.now();
     if resumes {
         host.note_resumed(DomainUuid(uid), begun);
     }
-    match act::act(host, DomainUuid(uid), &seen.view, &plan.steps).await {
-        Ok(()) if starts => {
+    let is_overtaken = || is_overtaken(machine, context.caches.machines.latest(machine).as_deref());
+    match act::act(host, DomainUuid(uid), &seen.view, &plan.steps, is_overtaken).await {
+        Ok(Outcome::Overtaken) => Ok(None),
+        Ok(Outcome::Done) if starts => {
             // What the next look would find is told now, and needs no write of its own then.
             seen.view.domain = started(&seen.view);
             plan.standing.phase = Phase::Booting;
             "Booting".clone_into(&mut plan.standing.reason);
             "waits for the guest's agent".clone_into(&mut plan.standing.message);
-            Ok(vec![(Phase::Scheduled, begun), (Phase::Provisioning, begun)])
+            Ok(Some(vec![(Phase::Scheduled, begun), (Phase::Provisioning, begun)]))
         }
-        Ok(()) => Ok(Vec::new()),
+        Ok(Outcome::Done) => Ok(Some(Vec::new())),
         Err(error) if resumes && !error.is_silence() => {
             tracing::warn!(host = %host.name, %error, "a guest that an I/O error paused can't be resumed yet");
-            Ok(Vec::new())
+            Ok(Some(Vec::new()))
         }
         Err(error) if error.is_silence() || !starts => {
             host.refresh();
@@ -179,17 +139,23 @@ async fn carry_out(
         Err(error) => {
             host.refresh();
             refused(plan, seen, &error, context.clock.now());
-            Ok(Vec::new())
+            Ok(Some(Vec::new()))
         }
     }
 }
 
 /// Puts right what somebody changed by hand. A host that refuses that is told of; whatever else there is goes on.
-async fn put_right(seen: &Observation, machine: &VirtualMachine, plan: &mut Plan) -> Result<(), Error> {
+async fn put_right(
+    context: &Context,
+    seen: &Observation,
+    machine: &VirtualMachine,
+    plan: &mut Plan,
+) -> Result<(), Error> {
     let (Some(host), Ok(uid)) = (seen.host.as_ref().filter(|_| !plan.repairs.is_empty()), recipe::uid(machine)) else {
         return Ok(());
     };
-    match act::act(host, DomainUuid(uid), &seen.view, &plan.repairs).await {
+    let is_overtaken = || is_overtaken(machine, context.caches.machines.latest(machine).as_deref());
+    match act::act(host, DomainUuid(uid), &seen.view, &plan.repairs, is_overtaken).await {
         Err(error) if error.is_silence() => return Err(Error::Host { host: host.name.clone(), source: error }),
         outcome => plan.repair_failure = outcome.err().map(|error| error.to_string()),
     }
