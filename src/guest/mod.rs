@@ -5,7 +5,7 @@ mod cloud_config;
 pub(crate) mod fuzz;
 mod names;
 #[cfg(any(test, fuzzing))]
-mod sample;
+pub mod sample;
 mod seed;
 mod ssh_keys;
 mod user_data;

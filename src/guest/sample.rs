@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{Guest, GuestNic};
 use crate::network::MacAddress;
 
-pub(super) fn guest() -> Guest {
+/// It, for tests.
+pub fn guest() -> Guest {
     let address = Ipv4Addr::new(172, 16, 7, 10);
     let gateway = Ipv4Addr::new(172, 16, 7, 1);
     Guest {

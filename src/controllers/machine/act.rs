@@ -62,7 +62,8 @@ async fn step_on(host: &FleetHost, uuid: DomainUuid, seen: &View, step: &Step) -
         Step::EnsureVolume(volume) => port.create_volume(volume).await,
         Step::WriteSeed => {
             let recipe = required(seen)?;
-            port.write_volume(&recipe.seed, &recipe.seed_content).await
+            let content = recipe.seed_content.image().map_err(|error| refused(error.to_string()))?;
+            port.write_volume(&recipe.seed, &content).await
         }
         Step::Define => port.define(&required(seen)?.domain).await,
         Step::Start => port.start(uuid).await,
@@ -76,8 +77,11 @@ async fn step_on(host: &FleetHost, uuid: DomainUuid, seen: &View, step: &Step) -
 }
 
 fn required(seen: &View) -> Result<&Recipe, HostError> {
-    let refused = |message: &str| HostError::Refused { operation: "prepare", message: message.to_owned() };
-    seen.recipe.as_ref().map_err(|refusal| refused(&refusal.message))
+    seen.recipe.as_ref().map_err(|refusal| refused(refusal.message.clone()))
+}
+
+const fn refused(message: String) -> HostError {
+    HostError::Refused { operation: "prepare", message }
 }
 
 #[cfg(test)]

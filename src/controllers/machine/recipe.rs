@@ -8,7 +8,7 @@ use crate::api::{
     Bandwidth, Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus,
     site::Site,
 };
-use crate::guest::{self, Guest, GuestError, GuestNic, UserDataText};
+use crate::guest::{self, Guest, GuestError, GuestNic, Seed, UserDataText};
 use crate::libvirt::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, RuleSet,
     VolumeSpec,
@@ -25,7 +25,7 @@ pub struct Recipe {
     /// Name of the seed volume.
     pub seed: String,
     /// What stands in it.
-    pub seed_content: Vec<u8>,
+    pub seed_content: Seed,
     /// The image's volumes, which have to be there first.
     pub image_volumes: Vec<String>,
 }
@@ -104,7 +104,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     };
     domain.tag.spec_hash = domain.content_hash();
     let image_volumes = image.volumes().map(str::to_owned).collect();
-    Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed.image, image_volumes })
+    Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed, image_volumes })
 }
 
 /// The machine's network card, which depends on less than the rest of it.

@@ -15,6 +15,7 @@ use super::recipe::{Recipe, Refusal};
 use super::situation::*;
 use crate::api::{Bytes, DriftPolicy, Phase, Readiness, RunStrategy, Virtualization};
 use crate::controllers::observed::Observed;
+use crate::guest;
 use crate::libvirt::{
     ConsoleLog, DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Forms, Kernel, Nic, NicForm,
     OwnershipTag, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
@@ -67,7 +68,7 @@ fn recipe() -> Recipe {
         },
         volumes: vec![data_disk()],
         seed: format!("{UID}-seed-new.img"),
-        seed_content: vec![1],
+        seed_content: guest::seed(&guest::sample::guest()).unwrap(),
         image_volumes: vec!["img-a.kernel".into()],
     }
 }
