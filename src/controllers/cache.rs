@@ -192,7 +192,7 @@ impl<K: Cached> Cache<K> {
     pub fn absorb(&self, object: K) {
         let finished = object.meta().deletion_timestamp.is_some() && object.finalizers().is_empty();
         if !finished {
-            self.take_in(Arc::new(object));
+            self.take_in(Arc::new(without_managed_fields(object)));
         }
     }
 
@@ -356,7 +356,7 @@ fn is_newer<K: Resource>(object: &K, known: &K) -> bool {
 /// The event of an object that can be read; one that can't is reported and left out, so that it stops nobody else.
 fn well_formed<K: Cached>(event: watcher::Event<DeserializeGuard<K>>) -> Option<watcher::Event<K>> {
     let read = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(object) => Some(object),
+        Ok(object) => Some(without_managed_fields(object)),
         Err(invalid) => {
             let name = invalid.metadata.name.as_deref().unwrap_or_default();
             warn!(kind = %K::kind(&()), name, error = %invalid.error, "object left out: it can't be read");
@@ -370,6 +370,12 @@ fn well_formed<K: Cached>(event: watcher::Event<DeserializeGuard<K>>) -> Option<
         watcher::Event::Apply(guard) => watcher::Event::Apply(read(guard)?),
         watcher::Event::Delete(guard) => watcher::Event::Delete(read(guard)?),
     })
+}
+
+/// Who wrote which field is half of an object and asked by nobody.
+fn without_managed_fields<K: Resource>(mut object: K) -> K {
+    object.meta_mut().managed_fields = None;
+    object
 }
 
 #[cfg(test)]

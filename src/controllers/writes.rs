@@ -2,6 +2,7 @@
 //! what differs from what is there.
 
 use kube::api::{ApiResource, DynamicObject, Patch, PatchParams};
+use kube::core::object::HasStatus;
 use kube::{Api, ResourceExt};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -60,7 +61,7 @@ pub async fn apply_status<K>(
     status: &impl Serialize,
 ) -> Result<(), Error>
 where
-    K: Cached + Serialize,
+    K: Cached + HasStatus<Status: Serialize>,
 {
     match write_status(context, cache, api, object, share, status, None).await {
         Err(error) if error.is_conflict() => Ok(()),
@@ -83,7 +84,7 @@ pub async fn apply_status_unless_changed<K>(
     status: &impl Serialize,
 ) -> Result<(), Error>
 where
-    K: Cached + Serialize,
+    K: Cached + HasStatus<Status: Serialize>,
 {
     write_status(context, cache, api, object, share, status, object.resource_version()).await
 }
@@ -98,7 +99,7 @@ async fn write_status<K>(
     version: Option<String>,
 ) -> Result<(), Error>
 where
-    K: Cached + Serialize,
+    K: Cached + HasStatus<Status: Serialize>,
 {
     let wanted = share.of(&serde_json::to_value(status)?);
     let newest = cache.latest(object);
@@ -107,8 +108,8 @@ where
     if version.is_none() && newest.as_ref().is_some_and(|newest| newest.uid() != object.uid()) {
         return Ok(());
     }
-    let current = serde_json::to_value(newest.as_deref().unwrap_or(object))?;
-    if is_same(&share.of(current.get("status").unwrap_or(&Value::Null)), &wanted) {
+    let current = serde_json::to_value(newest.as_deref().unwrap_or(object).status())?;
+    if is_same(&share.of(&current), &wanted) {
         return Ok(());
     }
     let name = object.name_any();
@@ -148,10 +149,9 @@ fn is_same(one: &Value, other: &Value) -> bool {
 /// What the API server says. An object that is gone meanwhile is no error.
 pub async fn tell_pause<K>(context: &Context, object: &K, paused: bool) -> Result<(), Error>
 where
-    K: Cached + Serialize,
+    K: Cached + HasStatus<Status: Serialize>,
 {
-    let shown = serde_json::to_value(object)?;
-    let shown = PAUSE_SHARE.of(shown.get("status").unwrap_or(&Value::Null)) != json!({});
+    let shown = PAUSE_SHARE.of(&serde_json::to_value(object.status())?) != json!({});
     if shown == paused {
         return Ok(());
     }

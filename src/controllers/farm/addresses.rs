@@ -41,16 +41,16 @@ pub fn give(
 ) -> Addresses {
     let mut plan = Addresses::default();
     let mut oldest_first: Vec<_> = machines.iter().collect();
-    oldest_first.sort_by_key(|machine| claim(machine));
+    oldest_first.sort_by_cached_key(|machine| claim(machine));
     let mut owners: BTreeMap<Ipv4Addr, &VirtualMachine> = BTreeMap::new();
     for machine in &oldest_first {
         match address_of(machine) {
             None => {}
             Some(Ok(address)) if network.is_machine_address(address) => {
                 let owner = *owners.entry(address).or_insert(machine);
-                if owner.uid() != machine.uid() {
+                if owner.metadata.uid != machine.metadata.uid {
                     plan.conflicts.push(conflict(machine, owner, address));
-                } else if is_awake(machine) && mac_of(machine) != Some(MacAddress::of(address).to_string()) {
+                } else if is_awake(machine) && mac_of(machine) != Some(MacAddress::of(address)) {
                     plan.gifts.push((Arc::clone(machine), address));
                 }
             }
@@ -87,8 +87,8 @@ fn address_of(machine: &VirtualMachine) -> Option<Result<Ipv4Addr, std::net::Add
     machine.status.as_ref()?.address.as_ref().map(|address| address.parse())
 }
 
-fn mac_of(machine: &VirtualMachine) -> Option<String> {
-    machine.status.as_ref()?.mac.clone()
+fn mac_of(machine: &VirtualMachine) -> Option<MacAddress> {
+    machine.status.as_ref()?.mac.as_ref()?.parse().ok()
 }
 
 fn conflict(machine: &VirtualMachine, owner: &VirtualMachine, address: Ipv4Addr) -> String {

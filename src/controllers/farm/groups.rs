@@ -89,7 +89,8 @@ pub fn plan_group(
     let mut plan = GroupPlan::default();
     let mut live: BTreeMap<_, _> =
         members.iter().filter(|(_, machine)| machine.metadata.deletion_timestamp.is_none()).collect();
-    let outdated = |machine: &VirtualMachine| change(machine, group) == Change::Anew;
+    let template = template_hash(group);
+    let outdated = |machine: &VirtualMachine| change(machine, group, &template) == Change::Anew;
     let rolls = group.update.strategy == GroupUpdateStrategy::Recreate;
     let stale = live.values().filter(|machine| outdated(machine)).count();
     let replicas = usize::try_from(group.replicas).unwrap_or_default();
@@ -101,12 +102,13 @@ pub fn plan_group(
     for (_, Reverse(index)) in dispensable.into_iter().take(live.len().saturating_sub(wanted)) {
         plan.remove.extend(live.remove(&index).cloned());
     }
-    if rolls {
+    if rolls && stale > 0 {
         let missing = usize::try_from(group.update.max_unavailable).unwrap_or_default();
         plan.replace = replaced(&live, replicas.saturating_sub(missing), outdated);
     }
-    for machine in live.values().filter(|machine| !plan.replace.contains(machine)) {
-        plan.update.extend(changed_in_place(machine, group));
+    let stays = |machine: &Arc<VirtualMachine>| !plan.replace.iter().any(|replaced| Arc::ptr_eq(replaced, machine));
+    for machine in live.values().filter(|machine| stays(machine)) {
+        plan.update.extend(changed_in_place(machine, group, &template));
         plan.outdated.extend(outdated(machine).then(|| machine.name_any()));
     }
     let mut vacant = wanted.saturating_sub(members.len());
@@ -144,14 +146,13 @@ enum Change {
 }
 
 /// What has to change for a machine to be what its group wants.
-fn change(machine: &VirtualMachine, group: &MachineGroup) -> Change {
+fn change(machine: &VirtualMachine, group: &MachineGroup, template: &String) -> Change {
     let spec = &machine.spec;
     let made_so = spec.image == group.image && spec.class == group.class;
     let same = made_so && spec.flavour == group.flavour && spec.user_data == group.user_data;
-    let of_this_template = machine.annotations().get(TEMPLATE_ANNOTATION) == Some(&template_hash(group));
-    let runs_so = spec.run_strategy == group.run_strategy && spec.readiness == group.readiness;
+    let of_this_template = machine.annotations().get(TEMPLATE_ANNOTATION) == Some(template);
     match (same, of_this_template) {
-        (true, true) if runs_so => Change::None,
+        (true, true) if runs_so(machine, group) => Change::None,
         // The template is the one that it was made from: somebody edited the machine.
         (false, true) if made_so => Change::InPlace,
         (true, _) => Change::InPlace,
@@ -159,17 +160,25 @@ fn change(machine: &VirtualMachine, group: &MachineGroup) -> Change {
     }
 }
 
+fn runs_so(machine: &VirtualMachine, group: &MachineGroup) -> bool {
+    machine.spec.run_strategy == group.run_strategy && machine.spec.readiness == group.readiness
+}
+
 /// The machine as it should be, where that can be had without making it anew.
-fn changed_in_place(machine: &VirtualMachine, group: &MachineGroup) -> Option<VirtualMachine> {
+fn changed_in_place(machine: &VirtualMachine, group: &MachineGroup, template: &String) -> Option<VirtualMachine> {
+    let change = change(machine, group, template);
+    if change != Change::InPlace && runs_so(machine, group) {
+        return None;
+    }
     let mut changed = machine.clone();
     changed.spec.run_strategy = group.run_strategy;
     changed.spec.readiness = group.readiness;
-    if change(machine, group) == Change::InPlace {
+    if change == Change::InPlace {
         changed.spec.flavour.clone_from(&group.flavour);
         changed.spec.user_data.clone_from(&group.user_data);
-        changed.annotations_mut().insert(TEMPLATE_ANNOTATION.into(), template_hash(group));
+        changed.annotations_mut().insert(TEMPLATE_ANNOTATION.into(), template.clone());
     }
-    (changed != *machine).then_some(changed)
+    Some(changed)
 }
 
 /// A machine of a group. Our finalizer is on it from the beginning, which saves a write and leaves no moment without.

@@ -1,6 +1,6 @@
 //! What a farm knows of itself, and what the controller has promised but not yet seen written.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -125,13 +125,15 @@ impl Memory {
 
     /// The promises to machines that are there and don't show an address yet.
     fn promises(&self, farm: &Key, machines: &[Arc<VirtualMachine>]) -> Promises {
-        let bare = |uid: &String| {
-            let address = |machine: &VirtualMachine| machine.status.as_ref().and_then(|status| status.address.clone());
-            machines.iter().any(|machine| machine.uid().as_ref() == Some(uid) && address(machine).is_none())
-        };
+        let is_bare = |machine: &VirtualMachine| machine.status.as_ref().is_none_or(|status| status.address.is_none());
+        let bare: HashSet<_> = machines
+            .iter()
+            .filter(|machine| is_bare(machine))
+            .filter_map(|machine| machine.metadata.uid.as_ref())
+            .collect();
         let mut all = lock(&self.addresses);
         let Some(promises) = all.get_mut(farm) else { return BTreeMap::new() };
-        promises.retain(|uid, _| bare(uid));
+        promises.retain(|uid, _| bare.contains(uid));
         promises.clone()
     }
 

@@ -1,5 +1,6 @@
 //! From all objects to what happens to each machine: pure.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,7 +19,8 @@ pub type Decided = (Arc<VirtualMachine>, Outcome);
 /// above what there is, whatever happens in between.
 #[must_use]
 pub fn decide(world: &World) -> Vec<Decided> {
-    let claims = world.claims();
+    // Mostly nobody asks for anything, and then nothing need be added up.
+    let claims = LazyCell::new(|| world.claims());
     let mut decided = Vec::new();
     let mut candidates = BTreeMap::new();
     for machine in &world.machines {
@@ -38,6 +40,9 @@ pub fn decide(world: &World) -> Vec<Decided> {
                 Err(wait) => decided.push((Arc::clone(machine), Outcome::Waits(wait))),
             },
         }
+    }
+    if candidates.is_empty() {
+        return decided;
     }
     let requests: Vec<_> = candidates.values().map(|(_, candidate)| candidate.request.clone()).collect();
     for Decision { machine, verdict } in place(&requests, &world.offers(), &world.budgets()) {

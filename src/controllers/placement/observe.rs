@@ -1,6 +1,6 @@
 //! What placement knows: all objects that it decides over, at one moment.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,14 +57,17 @@ pub struct Candidate {
 }
 
 /// Which machine of a farm every address belongs to.
-#[derive(Clone, Default)]
-pub struct Claims(BTreeMap<(Key, String), Arc<VirtualMachine>>);
+#[derive(Default)]
+pub struct Claims<'a>(HashMap<Claim<'a>, &'a VirtualMachine>);
 
-impl Claims {
+/// Namespace and farm, and an address in it.
+type Claim<'a> = ((&'a str, &'a str), &'a str);
+
+impl Claims<'_> {
     /// Which machine of the farm of `machine` an address belongs to.
     #[must_use]
-    pub fn owner(&self, machine: &VirtualMachine, address: &str) -> Option<&Arc<VirtualMachine>> {
-        self.0.get(&(farm_key(machine), address.to_owned()))
+    pub fn owner(&self, machine: &VirtualMachine, address: &str) -> Option<&VirtualMachine> {
+        self.0.get(&(farm_of(machine), address)).copied()
     }
 }
 
@@ -91,12 +94,11 @@ impl World {
     #[must_use]
     pub fn settling(&self, now: Timestamp) -> Option<Duration> {
         let young = |hypervisor: &Arc<Hypervisor>| {
-            let status = hypervisor.status.clone().unwrap_or_default();
-            let unseen = match status.phase {
+            let unseen = hypervisor.status.as_ref().is_none_or(|status| match status.phase {
                 HypervisorPhase::Pending => true,
-                HypervisorPhase::Ready => !admits_machines(&status),
+                HypervisorPhase::Ready => !admits_machines(status),
                 _ => false,
-            };
+            });
             let created = hypervisor.metadata.creation_timestamp.as_ref().filter(|_| unseen)?;
             let age = Duration::try_from(now.duration_since(created.0)).unwrap_or_default();
             SETTLING.checked_sub(age).filter(|left| !left.is_zero())
@@ -134,28 +136,29 @@ impl World {
     /// What every farm may use and uses.
     #[must_use]
     pub fn budgets(&self) -> Vec<Budget> {
-        let mut used: BTreeMap<Key, (i64, Amount)> = BTreeMap::new();
+        let mut used: HashMap<(&str, &str), (i64, Amount)> = HashMap::new();
         for machine in &self.machines {
-            let (instances, amount) = used.entry(farm_key(machine)).or_default();
+            let (instances, amount) = used.entry(farm_of(machine)).or_default();
             *instances += i64::from(holds_reservation(machine));
             *amount += held(machine);
         }
-        let budget = |(key, farm): (&Key, &Arc<VirtualFarm>)| {
-            let (instances, used) = used.remove(key).unwrap_or_default();
-            Budget { farm: key.clone(), quota: quota_of(farm, self.default_quota), instances, used }
-        };
-        self.farms.iter().map(budget).collect()
+        let mut budgets = Vec::with_capacity(self.farms.len());
+        for (key, farm) in &self.farms {
+            let (instances, used) = used.get(&(key.0.as_str(), key.1.as_str())).copied().unwrap_or_default();
+            budgets.push(Budget { farm: key.clone(), quota: quota_of(farm, self.default_quota), instances, used });
+        }
+        budgets
     }
 
     /// Which machine every address belongs to.
     #[must_use]
-    pub fn claims(&self) -> Claims {
+    pub fn claims(&self) -> Claims<'_> {
         let mut claims = Claims::default();
         for machine in &self.machines {
-            if let Some(address) = machine.status.as_ref().and_then(|status| status.address.clone()) {
-                let owner = claims.0.entry((farm_key(machine), address)).or_insert_with(|| Arc::clone(machine));
-                if claim(machine) < claim(owner) {
-                    *owner = Arc::clone(machine);
+            if let Some(address) = machine.status.as_ref().and_then(|status| status.address.as_deref()) {
+                let owner = claims.0.entry((farm_of(machine), address)).or_insert(machine);
+                if !std::ptr::eq(*owner, &**machine) && claim(machine) < claim(owner) {
+                    *owner = machine;
                 }
             }
         }
@@ -166,7 +169,7 @@ impl World {
     ///
     /// # Errors
     /// What it waits for.
-    pub fn candidate(&self, machine: &VirtualMachine, claims: &Claims) -> Result<Candidate, Wait> {
+    pub fn candidate(&self, machine: &VirtualMachine, claims: &Claims<'_>) -> Result<Candidate, Wait> {
         self.admits_address(machine, claims)?;
         let place = self.place_of(machine);
         let flavour = self.flavour_of(machine)?;
@@ -228,7 +231,7 @@ impl World {
     }
 
     /// The farm is there and gave the machine an address that is its alone.
-    fn admits_address(&self, machine: &VirtualMachine, claims: &Claims) -> Result<(), Wait> {
+    fn admits_address(&self, machine: &VirtualMachine, claims: &Claims<'_>) -> Result<(), Wait> {
         let farm_name = &machine.spec.farm;
         let farm = self.farms.get(&farm_key(machine)).ok_or_else(|| {
             Wait::new("FarmNotFound", format!("there is no VirtualFarm {farm_name} in this namespace"))
@@ -257,7 +260,7 @@ impl World {
             return Err(Wait::new("AddressConflict", problem));
         }
         match claims.owner(machine, address) {
-            Some(owner) if owner.uid() != machine.uid() => Err(Wait::new(
+            Some(owner) if owner.metadata.uid != machine.metadata.uid => Err(Wait::new(
                 "AddressConflict",
                 format!("{address} belongs to machine {}: delete one of the two", owner.name_any()),
             )),
@@ -331,7 +334,12 @@ fn group_of(machine: &VirtualMachine) -> Option<String> {
 /// Namespace and name of a machine's farm.
 #[must_use]
 pub fn farm_key(machine: &VirtualMachine) -> Key {
-    (machine.namespace().unwrap_or_default(), machine.spec.farm.clone())
+    let (namespace, name) = farm_of(machine);
+    (namespace.to_owned(), name.to_owned())
+}
+
+fn farm_of(machine: &VirtualMachine) -> (&str, &str) {
+    (machine.metadata.namespace.as_deref().unwrap_or_default(), &machine.spec.farm)
 }
 
 /// Namespace and name.

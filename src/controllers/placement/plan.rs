@@ -193,13 +193,14 @@ fn admit(request: &Request, hosts: &mut [HostOffer], budget: Option<&mut Budget>
 fn choose<'a>(request: &Request, hosts: &'a mut [HostOffer]) -> Result<&'a mut HostOffer, Wait> {
     let mut causes = Causes::default();
     let mut best = None;
+    let group = request.group_key();
     for (index, host) in hosts.iter().enumerate() {
         match host.refuses(request) {
             Some(cause) => causes.count(cause),
-            None => best = best.into_iter().chain([(host.rank(request), index)]).min(),
+            None => best = best.into_iter().chain([(host.rank(request, group.as_ref()), index)]).min(),
         }
     }
-    let chosen = best.and_then(|(_, index)| hosts.get_mut(index));
+    let chosen = best.map(|(_, index)| index).and_then(|index| hosts.get_mut(index));
     chosen.ok_or_else(|| Wait::new(UNSCHEDULABLE, request.explain(&causes)))
 }
 
@@ -281,14 +282,14 @@ impl HostOffer {
     }
 
     /// Lower is better.
-    fn rank(&self, request: &Request) -> (usize, bool, u64, u64, String) {
-        let alike = request.group_key().and_then(|group| self.groups.get(&group).copied()).unwrap_or_default();
+    fn rank(&self, request: &Request, group: Option<&(Key, String)>) -> (usize, bool, u64, u64, &str) {
+        let alike = group.and_then(|group| self.groups.get(group).copied()).unwrap_or_default();
         let missing = !self.cached.contains(&request.revision);
         let mut after = self.allocated;
         after += request.needs;
         let memory = share(after.memory.get(), self.allocatable.memory.get());
         let cpus = share(after.cpus.unsigned_abs(), self.allocatable.cpus.unsigned_abs());
-        (alike, missing, memory, cpus, self.name.clone())
+        (alike, missing, memory, cpus, &self.name)
     }
 }
 
