@@ -163,7 +163,7 @@ impl Default for Timings {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { starts_in_flight: 4, calls_in_flight: 4, uploads_in_flight: 2, reconciles_in_flight: 32 }
+        Self { starts_in_flight: 4, calls_in_flight: 4, uploads_in_flight: 2, reconciles_in_flight: 128 }
     }
 }
 
