@@ -1,7 +1,8 @@
-//! How the operator grows: so many machines on simulated hosts, an API server in memory, real time.
+//! How the operator grows: so many machines on simulated hosts, behind the same port as real ones, in real time.
 //!
-//! `cargo bench --bench scale [MACHINES…]`; 500, 1000, 2000 and 5000 if none is given. The API server and the hosts run in
-//! the same process, so CPU and memory are upper bounds. A plot goes to the file that `CASCINA_PLOT` names.
+//! `cargo bench --bench scale [MACHINES…]`; 500, 1000, 2000 and 5000 if none is given. The operator is a process of its
+//! own, with the simulated hosts in it; the API server, in memory, is another. A plot goes to the file that
+//! `CASCINA_PLOT` names. At the end a host hangs and a machine crashes again and again, and others start.
 
 #[path = "../tests/simulation/apiserver/mod.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
@@ -18,6 +19,8 @@ mod host;
 mod images;
 #[path = "../tests/simulation/invariants.rs"]
 mod invariants;
+#[path = "scale/operator.rs"]
+mod operator;
 #[path = "scale/plot.rs"]
 mod plot;
 #[path = "scale/process.rs"]
@@ -26,16 +29,26 @@ mod process;
 #[allow(dead_code, reason = "the tests use the rest")]
 mod world;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use cascina::api::HypervisorClass;
+use cascina::clock::Clock;
 use serde_json::json;
 
-use apiserver::resource;
-use datacentre::{Datacentre, Live, ours};
+use apiserver::{ApiServer, resource};
+use datacentre::{Datacentre, ours};
 use faults::{Faults, Odds};
+use operator::Operator;
 use process::Usage;
+
+/// The operator's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Machines on one host.
 const PER_HOST: usize = 25;
@@ -46,6 +59,17 @@ const PER_FARM: usize = 250;
 /// How long the steady state is watched.
 const STEADY: Duration = Duration::from_secs(60);
 
+/// Machines that start beside trouble.
+const BESIDE_TROUBLE: usize = 500;
+
+/// Where there is trouble.
+struct Trouble {
+    host: &'static str,
+    machine: &'static str,
+}
+
+const TROUBLED: Trouble = Trouble { host: "host-0", machine: "crasher" };
+
 /// What one size came to.
 pub struct Row {
     /// Machines.
@@ -54,46 +78,66 @@ pub struct Row {
     pub started: f64,
     /// Seconds until every machine was Ready.
     pub ready: f64,
-    /// Seconds of CPU until then.
+    /// Seconds of CPU of the operator until then.
     pub cpu: f64,
+    /// Seconds of CPU of the API server until then.
+    pub server_cpu: f64,
     /// Calls to the API server for each machine until then.
     pub kubernetes: f64,
     /// Calls to hosts for each machine until then.
     pub libvirt: f64,
-    /// Percent of a core in the steady state.
+    /// Percent of a core that the operator takes in the steady state.
     pub steady_cpu: f64,
+    /// Calls to the API server a minute in the steady state.
+    pub steady_kubernetes: f64,
     /// Surveys for each host and heartbeat in the steady state.
     pub surveys: f64,
-    /// MiB.
+    /// MiB of the operator.
     pub memory: f64,
 }
 
 fn main() {
+    operator::be_one();
     let given: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let sizes = if given.is_empty() { vec![500, 1000, 2000, 5000] } else { given };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     println!(
-        "| machines | hosts | all started | all Ready | CPU | API calls | host calls | steady CPU | surveys | memory |"
+        "| machines | hosts | all started | all Ready | CPU of the operator | of the API server | API calls a machine | host calls a machine | CPU at rest | API calls a minute at rest | surveys a host and heartbeat | memory |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     let mut rows = Vec::new();
     for machines in sizes {
-        let row = measure(machines);
-        println!(
-            "| {machines} | {} | {:.1} s | {:.1} s | {:.1} s | {:.1} | {:.1} | {:.1} % | {:.2} | {:.0} MiB |",
-            hosts(machines),
-            row.started,
-            row.ready,
-            row.cpu,
-            row.kubernetes,
-            row.libvirt,
-            row.steady_cpu,
-            row.surveys,
-            row.memory,
-        );
+        let row = runtime.block_on(grow(machines));
+        println!("{}", row.line());
         rows.push(row);
     }
     if let Some(path) = std::env::var_os("CASCINA_PLOT") {
         std::fs::write(&path, plot::plot(&rows)).unwrap();
+    }
+    let [calm, troubled] = [false, true].map(|trouble| runtime.block_on(beside(trouble)));
+    println!(
+        "\n{BESIDE_TROUBLE} machines Ready after {calm:.1} s; beside a host that hangs and a machine that crashes every second after {troubled:.1} s: ratio {:.2}",
+        troubled / calm
+    );
+}
+
+impl Row {
+    fn line(&self) -> String {
+        format!(
+            "| {} | {} | {:.1} s | {:.1} s | {:.1} s | {:.1} s | {:.1} | {:.1} | {:.1} % | {:.1} | {:.2} | {:.0} MiB |",
+            self.machines,
+            hosts(self.machines),
+            self.started,
+            self.ready,
+            self.cpu,
+            self.server_cpu,
+            self.kubernetes,
+            self.libvirt,
+            self.steady_cpu,
+            self.steady_kubernetes,
+            self.surveys,
+            self.memory,
+        )
     }
 }
 
@@ -101,50 +145,128 @@ fn hosts(machines: usize) -> usize {
     machines.div_ceil(PER_HOST)
 }
 
-fn measure(machines: usize) -> Row {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    let row = runtime.block_on(grow(machines));
-    runtime.shutdown_background();
-    row
+/// An API server with hosts and tenants, and an operator.
+struct Stage {
+    api: ApiServer,
+    faults: Arc<Faults>,
+    operator: Operator,
+    listening: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        self.listening.abort();
+    }
+}
+
+impl Stage {
+    /// Hosts are read and have their images.
+    async fn set(machines: usize) -> Self {
+        let Datacentre { store, now, .. } = site(machines);
+        let api = ApiServer::new(store, Clock::simulated(now));
+        let faults = Arc::new(Faults::new(0, None, Odds::default()));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = router(&api, &faults);
+        let listening = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        let operator = Operator::start(&url, machines);
+        let stage = Self { api, faults, operator, listening };
+        until(|| stage.is_open()).await;
+        stage
+    }
+
+    fn create_farm(&self, namespace: &str, farm: &str, group: &str, replicas: usize) {
+        let group = json!({"name": group, "replicas": replicas, "flavour": "small", "image": "one"});
+        let farm = json!({"metadata": {"name": farm}, "spec": {"groups": [group]}});
+        self.api.with(|store, now| store.create(&ours("virtualfarms"), namespace, farm, "bench", now)).unwrap();
+    }
+
+    /// Whether every host takes machines of every image.
+    fn is_open(&self) -> bool {
+        let all = |plural: &str, path: &str, wanted: &str| {
+            let objects = self.api.with(|store, _| store.list(&ours(plural), ""));
+            objects.iter().all(|object| object.pointer(path).is_some_and(|value| value == wanted))
+        };
+        let hosts = self.api.with(|store, _| store.list(&ours("hypervisors"), "")).len();
+        all("hypervisors", "/status/phase", "Ready") && all("images", "/status/ready", &format!("{hosts}/{hosts}"))
+    }
+
+    fn ready(&self) -> usize {
+        let machines = self.api.with(|store, _| store.list(&ours("virtualmachines"), ""));
+        machines.iter().filter(|machine| machine["status"]["phase"] == "Running").count()
+    }
+}
+
+/// The API server for clients in other processes.
+fn router(api: &ApiServer, faults: &Arc<Faults>) -> Router {
+    let (api, faults) = (api.clone(), Arc::clone(faults));
+    Router::new().fallback_service(tower::service_fn(move |request: Request<Body>| {
+        let (api, faults) = (api.clone(), Arc::clone(&faults));
+        async move { Ok::<_, Infallible>(api.serve(request, &faults).await.unwrap()) }
+    }))
 }
 
 async fn grow(machines: usize) -> Row {
-    let live = site(machines).wake();
-    let faults = Arc::new(Faults::new(0, None, Odds::default()));
-    tokio::spawn(live.clone().operate(Arc::clone(&faults)));
-    // Hosts are read and get their images first.
-    until(|| {
-        live.world(|world| world.pools.values().filter(|pool| pool.volumes.len() >= 2).count() >= hosts(machines))
-    })
-    .await;
-    let (begin, before, calls) = (Instant::now(), Usage::now(), counts(&faults));
-    create_farms(&live, machines);
-    until(|| live.world(|world| running(world)) >= machines).await;
+    let stage = Stage::set(machines).await;
+    let own = || Usage::of(std::process::id()).cpu;
+    let (begin, cpu, server_cpu) = (Instant::now(), stage.operator.usage().cpu, own());
+    let (kubernetes, libvirt) = (stage.faults.calls(), stage.operator.report().calls);
+    for index in 0..machines.div_ceil(PER_FARM) {
+        stage.create_farm(&format!("tenant-{index}"), "farm", "nodes", PER_FARM.min(machines - index * PER_FARM));
+    }
+    until(|| stage.operator.report().running >= machines).await;
     let started = begin.elapsed().as_secs_f64();
-    until(|| ready(&live) >= machines).await;
-    let (ready, cpu, after) = (begin.elapsed().as_secs_f64(), Usage::now().cpu - before.cpu, counts(&faults));
+    until(|| stage.ready() >= machines).await;
+    let ready = begin.elapsed().as_secs_f64();
+    let (cpu, server_cpu) = (stage.operator.usage().cpu - cpu, own() - server_cpu);
+    let each = |count: u64| count as f64 / machines as f64;
+    let (kubernetes, libvirt) =
+        (each(stage.faults.calls() - kubernetes), each(stage.operator.report().calls - libvirt));
     // What comes with the last phase, and the garbage of the start.
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let surveys = |live: &Live| live.world(|world| world.surveys.values().sum::<u64>());
-    let (calm, surveyed) = (Usage::now(), surveys(&live));
+    let (calm, calls, report) = (stage.operator.usage(), stage.faults.calls(), stage.operator.report());
     tokio::time::sleep(STEADY).await;
-    let usage = Usage::now();
+    let usage = stage.operator.usage();
     let heartbeats = STEADY.as_secs_f64() / 5.0 * hosts(machines) as f64;
-    let each = |count: u64| count as f64 / machines as f64;
     Row {
         machines,
         started,
         ready,
         cpu,
-        kubernetes: each(after.0 - calls.0),
-        libvirt: each(after.1 - calls.1),
+        server_cpu,
+        kubernetes,
+        libvirt,
         steady_cpu: (usage.cpu - calm.cpu) / STEADY.as_secs_f64() * 100.0,
-        surveys: (surveys(&live) - surveyed) as f64 / heartbeats,
+        steady_kubernetes: (stage.faults.calls() - calls) as f64 / (STEADY.as_secs_f64() / 60.0),
+        surveys: (stage.operator.report().surveys - report.surveys) as f64 / heartbeats,
         memory: usage.memory,
     }
 }
 
-fn site(machines: usize) -> Datacentre {
+/// How long machines take to be Ready, with and without trouble beside them.
+async fn beside(trouble: bool) -> f64 {
+    let mut stage = Stage::set(BESIDE_TROUBLE * 2).await;
+    stage.create_farm("tenant-0", "farm", TROUBLED.machine, 1);
+    until(|| stage.ready() >= 1).await;
+    if trouble {
+        stage.operator.trouble();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    let begin = Instant::now();
+    for index in 1..=BESIDE_TROUBLE / PER_FARM {
+        stage.create_farm(&format!("tenant-{index}"), "farm", "nodes", PER_FARM);
+    }
+    let ready = || {
+        let machines = stage.api.with(|store, _| store.list(&ours("virtualmachines"), ""));
+        let well = machines.iter().filter(|machine| machine["metadata"]["name"] != "farm-crasher-0");
+        well.filter(|machine| machine["status"]["phase"] == "Running").count()
+    };
+    until(|| ready() >= BESIDE_TROUBLE).await;
+    begin.elapsed().as_secs_f64()
+}
+
+/// Hosts and tenants for so many machines.
+pub fn site(machines: usize) -> Datacentre {
     let mut site = Datacentre::new();
     for index in 0..hosts(machines) {
         let name = format!("host-{index}");
@@ -155,35 +277,6 @@ fn site(machines: usize) -> Datacentre {
         site.store.create(&resource("", "namespaces"), "", namespace, "bench", site.now).unwrap();
     }
     site
-}
-
-fn create_farms(live: &Live, machines: usize) {
-    for index in 0..machines.div_ceil(PER_FARM) {
-        let replicas = PER_FARM.min(machines - index * PER_FARM);
-        let group = json!({"name": "nodes", "replicas": replicas, "flavour": "small", "image": "one"});
-        let farm = json!({"metadata": {"name": "farm"}, "spec": {"groups": [group]}});
-        let namespace = format!("tenant-{index}");
-        live.api.with(|store, now| store.create(&ours("virtualfarms"), &namespace, farm, "bench", now)).unwrap();
-    }
-}
-
-fn running(world: &world::World) -> usize {
-    let domains = world.hosts.values().flat_map(|host| host.domains.values());
-    domains.filter(|domain| world::is_active(domain.run)).count()
-}
-
-fn ready(live: &Live) -> usize {
-    let machines = live.api.with(|store, _| store.list(&ours("virtualmachines"), ""));
-    machines.iter().filter(|machine| machine["status"]["phase"] == "Running").count()
-}
-
-/// Calls to the API server and to hosts.
-fn counts(faults: &Faults) -> (u64, u64) {
-    let by_call = faults.by_call();
-    let of = |libvirt: bool| {
-        by_call.iter().filter(|(call, _)| call.0.starts_with("libvirt") == libvirt).map(|(_, count)| count).sum()
-    };
-    (of(false), of(true))
 }
 
 /// Waits; what takes longer than ten minutes won't come.

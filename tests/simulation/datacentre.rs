@@ -8,6 +8,7 @@ use cascina::controllers::context::{Caches, Context, Events};
 use cascina::controllers::fleet::Fleet;
 use cascina::metrics::Metrics;
 use jiff::Timestamp;
+use kube::Client;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -118,6 +119,11 @@ impl Live {
     /// An operator, from its start until it is dropped.
     pub async fn operate(self, faults: Arc<Faults>) {
         let client = self.api.client(&faults);
+        self.operate_through(client, faults).await;
+    }
+
+    /// An operator that asks another API server.
+    pub async fn operate_through(self, client: Client, faults: Arc<Faults>) {
         let metrics = Arc::new(Metrics::default());
         let (caches, filling) = Caches::new(&client, &metrics);
         let mut background = JoinSet::new();

@@ -203,13 +203,9 @@ impl Host for Way {
             if running.is_some_and(|running| running.spec.tag != domain.tag) {
                 return Err(refused("define", "another domain runs"));
             }
-            let new = match running {
-                Some(running) => Domain { spec: domain.clone(), ..running.clone() },
-                None => {
-                    let run = known.map_or(DomainRun::Off(StopReason::NotStarted), |known| known.run);
-                    Domain { spec: domain.clone(), run, started: None, asked: None }
-                }
-            };
+            let run = known.map_or(DomainRun::Off(StopReason::NotStarted), |known| known.run);
+            let mut new = Domain::new(domain.clone(), run);
+            (new.started, new.asked) = running.map_or((None, None), |running| (running.started, running.asked));
             host.domains.insert(domain.uuid, new);
             Ok(())
         })

@@ -34,6 +34,8 @@ pub struct Domain {
     pub started: Option<Timestamp>,
     /// When it was asked to shut down.
     pub asked: Option<Timestamp>,
+    /// What is read off it while it runs, and while it is off: like a real host's it is made once.
+    forms: [Arc<Forms>; 2],
 }
 
 /// A host.
@@ -169,9 +171,17 @@ impl World {
 }
 
 impl Domain {
+    /// A domain that is made from this.
+    pub fn new(spec: DomainSpec, run: DomainRun) -> Self {
+        let form = DomainForm::of(&spec);
+        let off = Forms { running: None, defined: Some(form.clone()) };
+        let forms = [Forms { running: Some(form), ..off.clone() }, off].map(Arc::new);
+        Self { spec, run, started: None, asked: None, forms }
+    }
+
     /// As a survey tells of it.
     pub fn surveyed(&self) -> SurveyedDomain {
-        let form = || DomainForm::of(&self.spec);
+        let [running, off] = &self.forms;
         SurveyedDomain {
             name: format!("casc-{}", self.spec.uuid),
             run: self.run,
@@ -180,7 +190,7 @@ impl Domain {
             copied_tag: None,
             memory: self.spec.memory,
             cpus: self.spec.cpus,
-            forms: Some(Arc::new(Forms { running: is_active(self.run).then(form), defined: Some(form()) })),
+            forms: Some(Arc::clone(if is_active(self.run) { running } else { off })),
         }
     }
 

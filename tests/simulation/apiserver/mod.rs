@@ -11,7 +11,8 @@ mod watch;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::body::{Body, to_bytes};
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody, to_bytes};
 use axum::http::{Method, Request, Response};
 use cascina::clock::Clock;
 use jiff::Timestamp;
@@ -67,11 +68,12 @@ impl ApiServer {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(
-        &self,
-        request: Request<kube::client::Body>,
-        faults: &Arc<Faults>,
-    ) -> Result<Response<Body>, std::io::Error> {
+    /// Answers a request that suffers these faults.
+    pub async fn serve<B>(&self, request: Request<B>, faults: &Arc<Faults>) -> Result<Response<Body>, std::io::Error>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
         let (parts, body) = request.into_parts();
         let route = Route::of(&parts.uri);
         let body = to_bytes(Body::new(body), usize::MAX).await.map_err(std::io::Error::other)?;
