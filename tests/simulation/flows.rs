@@ -116,6 +116,16 @@ pub const FLOWS: &[Flow] = &[
         ],
     },
     Flow {
+        name: "delete the farm of a service host that is cut off",
+        start: with_services,
+        acts: &[
+            act(0, |live, _| live.world(|world| world.host("service-2").linked = false)),
+            act(10, |live, _| live.delete("virtualfarms", "tenant", "farm")),
+            // Long enough for the other host of the pool to find disks of machines that are gone.
+            act(300, |live, _| live.world(|world| world.host("service-2").linked = true)),
+        ],
+    },
+    Flow {
         name: "change an image",
         start: with_farm,
         acts: &[act(0, |live, _| {

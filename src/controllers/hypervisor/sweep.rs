@@ -1,13 +1,16 @@
 //! Looks for what on a host belongs to no object, twice and at the API server itself before anything is concluded.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use uuid::Uuid;
 
-use super::orphans::{Sweep, find};
+use super::loss::FENCED;
+use super::orphans::{Orphans, Sweep, find};
+use crate::api::conditions::is_true;
 use crate::api::{Bytes, Hypervisor, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
@@ -30,10 +33,12 @@ pub async fn sweep(
     host: &FleetHost,
     survey: &Survey,
 ) -> Result<Sweep, Error> {
-    let given_up = hypervisor.status.iter().flat_map(|status| &status.tombstones);
+    let pool = hosts_of_pool(context, hypervisor);
+    // What was given up on one host has its disks in the pool of all of them, and may run there still.
+    let given_up = pool.iter().filter_map(|host| host.status.as_ref()).flat_map(|status| &status.tombstones);
     let given_up = uids(given_up.map(|tombstone| Some(tombstone.uid.clone())));
     let is_known = |uid: Uuid| given_up.contains(&uid) || context.caches.machines.has_uid(&uid.to_string());
-    let found = find(survey, &context.cluster, speaks_for_its_pool(context, hypervisor), is_known);
+    let found = find(survey, &context.cluster, speaks_for_its_pool(&pool, hypervisor), is_known);
     let names = found.names();
     let ripe = host.orphaned_for(&names, GRACE, context.clock.now());
     let mut orphans = found.only(&ripe);
@@ -56,7 +61,7 @@ pub async fn sweep(
     let was_deleted = |owner: &Uuid| context.caches.machines.was_deleted(&owner.to_string());
     Ok(Sweep {
         deleted: orphans.owners().into_iter().filter(was_deleted).collect(),
-        used: used_volumes(context, hypervisor, &orphans.owners()),
+        used: used_volumes(context, &pool, &orphans),
         is_unsure: ripe.len() < names.len(),
         bytes,
         orphans,
@@ -67,31 +72,43 @@ fn uids(uids: impl Iterator<Item = Option<String>>) -> BTreeSet<Uuid> {
     uids.filter_map(|uid| uid?.parse().ok()).collect()
 }
 
-/// Of the hosts that see a pool one tells of it.
-fn speaks_for_its_pool(context: &Context, hypervisor: &Hypervisor) -> bool {
-    let Some(shared) = &hypervisor.spec.storage.shared else { return true };
-    let hypervisors = context.caches.hypervisors.list();
-    let first = hypervisors.iter().find(|other| {
-        let stays = other.metadata.deletion_timestamp.is_none();
-        stays && other.spec.storage.shared.as_ref() == Some(shared)
-    });
-    first.is_some_and(|first| first.uid() == hypervisor.uid())
+/// The hosts that see the pool of one, itself among them, by name.
+fn hosts_of_pool(context: &Context, hypervisor: &Hypervisor) -> Vec<Arc<Hypervisor>> {
+    let shared = &hypervisor.spec.storage.shared;
+    let sees_it = |other: &Hypervisor| shared.is_some() && other.spec.storage.shared == *shared;
+    let mut hosts = context.caches.hypervisors.list();
+    hosts.retain(|other| other.uid() == hypervisor.uid() || sees_it(other));
+    hosts
 }
 
-/// The volumes that domains of hosts with this pool have, those of the owners left out.
-fn used_volumes(context: &Context, hypervisor: &Hypervisor, owners: &BTreeSet<Uuid>) -> BTreeSet<String> {
-    let shared = &hypervisor.spec.storage.shared;
-    let hypervisors = context.caches.hypervisors.list();
-    let of_pool = hypervisors
-        .iter()
-        .filter(|other| other.uid() == hypervisor.uid() || shared.is_some() && other.spec.storage.shared == *shared);
+/// Of the hosts that see a pool one tells of it.
+fn speaks_for_its_pool(pool: &[Arc<Hypervisor>], hypervisor: &Hypervisor) -> bool {
+    let first = pool.iter().find(|other| other.metadata.deletion_timestamp.is_none());
+    hypervisor.spec.storage.shared.is_none() || first.is_some_and(|first| first.uid() == hypervisor.uid())
+}
+
+/// The volumes that domains of hosts with this pool have, those of the owners left out; all, while it isn't known what
+/// runs on one of these hosts.
+fn used_volumes(context: &Context, pool: &[Arc<Hypervisor>], orphans: &Orphans) -> BTreeSet<String> {
+    let owners = orphans.owners();
     let mut used = BTreeSet::new();
-    for view in of_pool.filter_map(|other| Some(context.fleet.get(&other.name_any())?.view())) {
-        let domains = view.survey.present().into_iter().flat_map(|survey| &survey.domains);
-        for (_, domain) in domains.filter(|(uuid, _)| !owners.contains(&uuid.0)) {
-            let forms = domain.forms.iter().flat_map(|forms: &std::sync::Arc<Forms>| [&forms.running, &forms.defined]);
+    for host in pool {
+        let view = context.fleet.get(&host.name_any()).map(|host| host.view());
+        let Some(survey) = view.as_ref().and_then(|view| view.survey.present()) else {
+            if is_off(host) {
+                continue;
+            }
+            return orphans.volumes.keys().cloned().collect();
+        };
+        for (_, domain) in survey.domains.iter().filter(|(uuid, _)| !owners.contains(&uuid.0)) {
+            let forms = domain.forms.iter().flat_map(|forms: &Arc<Forms>| [&forms.running, &forms.defined]);
             used.extend(forms.flatten().flat_map(|form| form.disks.values().cloned()));
         }
     }
     used
+}
+
+/// Whether somebody says so.
+fn is_off(host: &Hypervisor) -> bool {
+    host.status.as_ref().is_some_and(|status| is_true(&status.conditions, FENCED))
 }
