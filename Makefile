@@ -24,8 +24,9 @@ check: ## formatting, lints, scripts, charts, generated files
 fuzz: ## hand what is read from others to a fuzzer, FUZZ_SECONDS for each of its targets
 	fuzz/run
 
-bench: ## how long a machine takes, beside what libvirt alone takes
+bench: ## how long a machine takes, beside what libvirt alone takes; how the operator grows with machines
 	box/bench
+	cargo bench --locked --quiet --bench scale
 
 deploy: ## charts and operator into the cluster of your KUBECONFIG
 	box/deploy

@@ -5,6 +5,12 @@
 
 #[path = "support/cluster.rs"]
 mod cluster;
+#[path = "isolation/ears.rs"]
+#[allow(dead_code, reason = "tests of isolation use the rest")]
+mod ears;
+#[path = "isolation/frames.rs"]
+#[allow(dead_code, reason = "tests of isolation use the rest")]
+mod frames;
 #[path = "box/support/mod.rs"]
 mod support;
 
@@ -40,6 +46,8 @@ mod loss;
 mod lying_agent;
 #[path = "box/operators.rs"]
 mod operators;
+#[path = "box/root_in_a_guest.rs"]
+mod root_in_a_guest;
 #[path = "box/telling.rs"]
 mod telling;
 #[path = "box/waiting.rs"]
