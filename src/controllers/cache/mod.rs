@@ -3,7 +3,9 @@
 //! A plain watch lags behind our own writes: a loop that gives out addresses or capacity would give the same one
 //! twice. So the answer to each write is absorbed here and counts until the watch delivers something newer.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+mod objects;
+
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -18,6 +20,8 @@ use tracing::warn;
 
 use super::vanish::{PAUSE, is_mass};
 use crate::metrics::Metrics;
+pub use objects::{Index, Key};
+use objects::{Objects, is_newer, key};
 
 /// How many changes a slow listener may lag behind before it is shown every object again.
 const BACKLOG: usize = 4096;
@@ -29,9 +33,6 @@ const TOMBSTONES: usize = 4096;
 pub trait Cached: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
 
 impl<K> Cached for K where K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
-
-/// Namespace (empty for cluster-scoped kinds) and name.
-pub type Key = (String, String);
 
 /// All objects of one kind.
 pub struct Cache<K: Cached> {
@@ -283,74 +284,10 @@ impl<K: Cached> Cache<K> {
     }
 }
 
-/// Under what an object is filed, besides its name: what many are looked up by that are few of all.
-pub type Index<K> = fn(&K) -> Option<&str>;
-
-struct Objects<K> {
-    index: Index<K>,
-    by_key: BTreeMap<Key, Arc<K>>,
-    by_entry: BTreeMap<String, BTreeSet<Key>>,
-    uids: HashSet<String>,
-    buried: VecDeque<String>,
-}
-
-impl<K: Resource> Objects<K> {
-    fn new(index: Index<K>) -> Self {
-        Self {
-            index,
-            by_key: BTreeMap::new(),
-            by_entry: BTreeMap::new(),
-            uids: HashSet::new(),
-            buried: VecDeque::new(),
-        }
-    }
-
-    fn insert(&mut self, object: Arc<K>) {
-        let key = key(&*object);
-        self.remove(&key);
-        if let Some(entry) = (self.index)(&object) {
-            self.by_entry.entry(entry.to_owned()).or_default().insert(key.clone());
-        }
-        self.uids.extend(object.uid());
-        self.by_key.insert(key, object);
-    }
-
-    fn remove(&mut self, key: &Key) {
-        let Some(known) = self.by_key.remove(key) else { return };
-        if let Some(uid) = &known.meta().uid {
-            self.uids.remove(uid);
-        }
-        let Some(entry) = (self.index)(&known) else { return };
-        if let Some(keys) = self.by_entry.get_mut(entry) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_entry.remove(entry);
-            }
-        }
-    }
-
-    /// Takes everything out.
-    fn empty(&mut self) -> BTreeMap<Key, Arc<K>> {
-        self.by_entry.clear();
-        self.uids.clear();
-        std::mem::take(&mut self.by_key)
-    }
-}
-
 /// A reference that wakes the controller of this object.
 pub fn reference<K: Cached>(namespace: &str, name: &str) -> ObjectRef<K> {
     let reference = ObjectRef::new(name);
     if namespace.is_empty() { reference } else { reference.within(namespace) }
-}
-
-fn key<K: Resource>(object: &K) -> Key {
-    (object.namespace().unwrap_or_default(), object.name_any())
-}
-
-/// Resource versions of one kind grow, and may be compared as numbers (KEP-5504).
-fn is_newer<K: Resource>(object: &K, known: &K) -> bool {
-    let version = |object: &K| object.resource_version().and_then(|version| version.parse::<u64>().ok());
-    object.uid() != known.uid() || version(object) > version(known)
 }
 
 /// The event of an object that can be read; one that can't is reported and left out, so that it stops nobody else.
@@ -380,6 +317,8 @@ fn without_managed_fields<K: Resource>(mut object: K) -> K {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use k8s_openapi::api::core::v1::ConfigMap;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;

@@ -1,0 +1,74 @@
+//! Objects of one kind, filed by name and by one thing more.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::Arc;
+
+use kube::{Resource, ResourceExt};
+
+/// Namespace (empty for cluster-scoped kinds) and name.
+pub type Key = (String, String);
+
+/// Under what an object is filed, besides its name: what many are looked up by that are few of all.
+pub type Index<K> = fn(&K) -> Option<&str>;
+
+/// All objects of one kind as they are known, and how they are found.
+pub(super) struct Objects<K> {
+    pub(super) index: Index<K>,
+    pub(super) by_key: BTreeMap<Key, Arc<K>>,
+    pub(super) by_entry: BTreeMap<String, BTreeSet<Key>>,
+    pub(super) uids: HashSet<String>,
+    pub(super) buried: VecDeque<String>,
+}
+
+impl<K: Resource> Objects<K> {
+    pub(super) fn new(index: Index<K>) -> Self {
+        Self {
+            index,
+            by_key: BTreeMap::new(),
+            by_entry: BTreeMap::new(),
+            uids: HashSet::new(),
+            buried: VecDeque::new(),
+        }
+    }
+
+    pub(super) fn insert(&mut self, object: Arc<K>) {
+        let key = key(&*object);
+        self.remove(&key);
+        if let Some(entry) = (self.index)(&object) {
+            self.by_entry.entry(entry.to_owned()).or_default().insert(key.clone());
+        }
+        self.uids.extend(object.uid());
+        self.by_key.insert(key, object);
+    }
+
+    pub(super) fn remove(&mut self, key: &Key) {
+        let Some(known) = self.by_key.remove(key) else { return };
+        if let Some(uid) = &known.meta().uid {
+            self.uids.remove(uid);
+        }
+        let Some(entry) = (self.index)(&known) else { return };
+        if let Some(keys) = self.by_entry.get_mut(entry) {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.by_entry.remove(entry);
+            }
+        }
+    }
+
+    /// Takes everything out.
+    pub(super) fn empty(&mut self) -> BTreeMap<Key, Arc<K>> {
+        self.by_entry.clear();
+        self.uids.clear();
+        std::mem::take(&mut self.by_key)
+    }
+}
+
+pub(super) fn key<K: Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Resource versions of one kind grow, and may be compared as numbers (KEP-5504).
+pub(super) fn is_newer<K: Resource>(object: &K, known: &K) -> bool {
+    let version = |object: &K| object.resource_version().and_then(|version| version.parse::<u64>().ok());
+    object.uid() != known.uid() || version(object) > version(known)
+}
