@@ -65,7 +65,8 @@ async fn where_a_mount_is_missing_nothing_is_made_and_nothing_forgotten() {
     println!("{}", reason(&said.await, "Ready").1);
     measured(FAULT, "reported after", since(begin));
     tenant.until("doomed", "waits", NOTICED, |machine| reason(machine, "Deleting").0 == "WaitingForHost").await;
-    tokio::time::sleep(short_or_long(Duration::from_secs(3), Duration::from_secs(120))).await;
+    // Less than the deadline of a deletion, after which it would be given up as on a host that is lost.
+    tokio::time::sleep(short_or_long(Duration::from_secs(3), Duration::from_secs(75))).await;
     let made = in_the_pools(&the_box);
     assert!(made.is_empty(), "nothing is made where the pool isn't: {made:?}");
     assert!(tenant.machines().get_opt("doomed").await.unwrap().is_some(), "its disks are where nobody can look");
