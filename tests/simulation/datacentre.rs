@@ -145,6 +145,6 @@ impl Live {
             runtime_dir: std::env::temp_dir(),
         });
         context.caches.ready().await;
-        cascina::controllers::run(context, Arc::clone(&images().store), CancellationToken::new()).await;
+        cascina::controllers::run(context, images().store(), CancellationToken::new()).await;
     }
 }

@@ -1,5 +1,6 @@
-//! Image files and a store that has verified them, shared by all operators of this process.
+//! Image files, and a store that has verified them for the operators of each thread.
 
+use std::cell::OnceCell;
 use std::sync::{Arc, OnceLock};
 
 use cascina::api::ImageSpec;
@@ -9,37 +10,49 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-/// Image files and a store that has verified them.
+/// Image files.
 pub struct Images {
     directory: TempDir,
-    /// The store.
-    pub store: Arc<ImageStore>,
 }
 
 /// The images of this process.
 pub fn images() -> &'static Images {
     static IMAGES: OnceLock<Images> = OnceLock::new();
-    IMAGES.get_or_init(|| std::thread::spawn(Images::new).join().unwrap())
+    IMAGES.get_or_init(Images::new)
 }
 
+/// A store and where its files are.
+type Store = (TempDir, Arc<ImageStore>);
+
 impl Images {
-    /// Fetching and judging take real time, so that happens once and before any simulation.
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         for name in ["one", "two"] {
             std::fs::write(directory.path().join(name), content(name)).unwrap();
         }
+        Self { directory }
+    }
+
+    /// A store that has verified them, of this thread: while one simulation waited for the store of another, its own time
+    /// would fly.
+    pub fn store(&self) -> Arc<ImageStore> {
+        thread_local! { static STORE: OnceCell<Store> = const { OnceCell::new() } }
+        // Fetching and judging take real time, so they happen before any simulation and outside of its runtime.
+        let verified = || std::thread::scope(|scope| scope.spawn(|| self.verified()).join().unwrap());
+        STORE.with(|store| Arc::clone(&store.get_or_init(verified).1))
+    }
+
+    fn verified(&self) -> Store {
+        let cache = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        let cache = directory.path().join("cache");
-        let store = runtime.block_on(ImageStore::open(&cache, &limits(&directory))).unwrap();
-        let images = Self { directory, store: Arc::new(store) };
+        let store = runtime.block_on(ImageStore::open(cache.path(), &limits(&self.directory))).unwrap();
         for name in ["one", "two"] {
-            let spec: ImageSpec = serde_json::from_value(images.spec(name)).unwrap();
+            let spec: ImageSpec = serde_json::from_value(self.spec(name)).unwrap();
             for volume in volumes_of(&spec).unwrap().iter() {
-                runtime.block_on(images.store.ensure(volume, &Arc::new(FetchProgress::default()))).unwrap();
+                runtime.block_on(store.ensure(volume, &Arc::new(FetchProgress::default()))).unwrap();
             }
         }
-        images
+        (cache, Arc::new(store))
     }
 
     /// The spec of the image `one` or `two`.
