@@ -57,11 +57,12 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         Ok(host) => (Some(host), None),
         Err(refusal) => (None, Some(refusal)),
     };
+    let placed = placed(context, hypervisor);
     if let Some(host) = &host {
-        host.expect(Expected {
-            identity: identity(hypervisor),
-            pool_mark: pool_mark(hypervisor).map(|mark| mark.volume.clone()),
-        });
+        // A host that is left takes the mark of its pool along: that it is missing says nothing then.
+        let is_left = hypervisor.metadata.deletion_timestamp.is_some() && placed.is_empty();
+        let mark = pool_mark(hypervisor).filter(|_| !is_left);
+        host.expect(Expected { identity: identity(hypervisor), pool_mark: mark.map(|mark| mark.volume.clone()) });
     }
     let mut seen = host.as_ref().map(|host| host.view());
     let owners = match (&host, &mut seen) {
@@ -89,7 +90,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
             // A machine that may be restored needs the image below its disk.
             BTreeSet::new()
         },
-        placed: placed(context, hypervisor),
+        placed,
         pool_is_shared: shares_its_pool(context, hypervisor),
         most_are_silent: most_are_silent(context, hypervisor),
         owners,
