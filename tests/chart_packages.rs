@@ -119,7 +119,7 @@ async fn the_operator_reads_the_site_that_helm_writes() {
     let site = Site::parse(map["data"]["site.yaml"].as_str().unwrap()).unwrap();
     assert_eq!(site.dns, ["192.0.2.1".parse::<std::net::Ipv4Addr>().unwrap()]);
     assert_eq!(site.default_quota.unwrap().memory, Some(cascina::api::Bytes::gibi(16)));
-    assert_eq!(std::time::Duration::from(site.timings.heartbeat).as_secs(), 90);
+    assert_eq!(site.timings.heartbeat.as_secs(), 90);
 }
 
 #[tokio::test]

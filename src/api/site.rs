@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::Ipv4Net;
-use kube::core::Duration as GoDuration;
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, Quota};
+
+/// No wait or interval of a site is longer: a time that far ahead is a slip, and clocks can't count to any time there is.
+const LONGEST: Duration = Duration::from_hours(720);
 
 /// Settings that hold for the whole site. Every field has a default; an unknown field is an error.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -48,26 +51,33 @@ pub struct ImageLimits {
     pub min_speed: Bytes,
 }
 
-/// How often and how long. Go-style durations: `5s`, `1m30s`.
+/// How often and how long, as `5s` or `1m30s`; 720 hours at most.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase", default, deny_unknown_fields)]
 pub struct Timings {
     /// A host is read this often.
-    pub heartbeat: GoDuration,
+    #[serde(with = "duration")]
+    pub heartbeat: Duration,
     /// A call to a host that takes longer has failed.
-    pub call_deadline: GoDuration,
+    #[serde(with = "duration")]
+    pub call_deadline: Duration,
     /// A host that doesn't answer for so long is `Unreachable`.
-    pub unreachable_after: GoDuration,
+    #[serde(with = "duration")]
+    pub unreachable_after: Duration,
     /// A host that has been `Unreachable` for so long is given up: its Worker machines are made anew elsewhere. `0s`: they
     /// never are, unless somebody says that the host is off.
-    pub evict_after: GoDuration,
+    #[serde(with = "duration")]
+    pub evict_after: Duration,
     /// A machine that is deleted and whose host doesn't answer is let go after so long; what is left of it is removed when
     /// the host returns.
-    pub deletion_deadline: GoDuration,
+    #[serde(with = "duration")]
+    pub deletion_deadline: Duration,
     /// A machine that doesn't answer so long after its start is reported.
-    pub boot_deadline: GoDuration,
+    #[serde(with = "duration")]
+    pub boot_deadline: Duration,
     /// A guest gets so long to shut down before it is switched off.
-    pub shutdown_grace: GoDuration,
+    #[serde(with = "duration")]
+    pub shutdown_grace: Duration,
 }
 
 /// How much at once.
@@ -95,7 +105,8 @@ pub struct Isolation {
     /// The guests get addresses of these networks, two /24 for each host.
     pub networks: Ipv4Net,
     /// The attacks are repeated this often. A host counts as verified for three intervals after it last passed.
-    pub interval: GoDuration,
+    #[serde(with = "duration")]
+    pub interval: Duration,
 }
 
 /// Whether a host has to prove that it keeps farms apart.
@@ -114,7 +125,7 @@ impl Default for Isolation {
             self_test: SelfTest::Required,
             image: "appliance".into(),
             networks: Ipv4Net::new_assert(Ipv4Addr::new(198, 18, 0, 0), 15),
-            interval: Duration::from_secs(20).into(),
+            interval: Duration::from_secs(20),
         }
     }
 }
@@ -148,7 +159,7 @@ impl Default for ImageLimits {
 
 impl Default for Timings {
     fn default() -> Self {
-        let seconds = |count| GoDuration::from(Duration::from_secs(count));
+        let seconds = Duration::from_secs;
         Self {
             heartbeat: seconds(5),
             call_deadline: seconds(20),
@@ -219,24 +230,20 @@ impl Site {
             return refuse("limits", "every limit must be at least 1");
         }
         let timings = &self.timings;
-        for (field, duration) in [
-            ("timings.heartbeat", timings.heartbeat),
-            ("timings.callDeadline", timings.call_deadline),
-            ("timings.unreachableAfter", timings.unreachable_after),
-            ("timings.bootDeadline", timings.boot_deadline),
-            ("isolation.interval", self.isolation.interval),
+        let at_least_1s = Duration::from_secs(1)..=LONGEST;
+        let from_0s = Duration::ZERO..=LONGEST;
+        for (field, duration, allowed) in [
+            ("timings.heartbeat", timings.heartbeat, &at_least_1s),
+            ("timings.callDeadline", timings.call_deadline, &at_least_1s),
+            ("timings.unreachableAfter", timings.unreachable_after, &at_least_1s),
+            ("timings.bootDeadline", timings.boot_deadline, &at_least_1s),
+            ("isolation.interval", self.isolation.interval, &at_least_1s),
+            ("timings.shutdownGrace", timings.shutdown_grace, &from_0s),
+            ("timings.evictAfter", timings.evict_after, &from_0s),
+            ("timings.deletionDeadline", timings.deletion_deadline, &from_0s),
         ] {
-            if duration.is_negative() || Duration::from(duration) < Duration::from_secs(1) {
-                return refuse(field, "must be at least 1s");
-            }
-        }
-        for (field, duration) in [
-            ("timings.shutdownGrace", timings.shutdown_grace),
-            ("timings.evictAfter", timings.evict_after),
-            ("timings.deletionDeadline", timings.deletion_deadline),
-        ] {
-            if duration.is_negative() {
-                return refuse(field, "can't be negative");
+            if !allowed.contains(&duration) {
+                return refuse(field, &format!("must be from {:?} to 720h", allowed.start()));
             }
         }
         Ok(())
@@ -255,7 +262,7 @@ mod tests {
     #[test]
     fn a_document_changes_what_it_names() {
         let site = Site::parse("timings: {heartbeat: 1m30s}\nimages: {maxVirtualSize: 1Ti}\n").unwrap();
-        assert_eq!(Duration::from(site.timings.heartbeat), Duration::from_secs(90));
+        assert_eq!(site.timings.heartbeat, Duration::from_secs(90));
         assert_eq!(site.images.max_virtual_size, Bytes::gibi(1024));
     }
 
@@ -267,6 +274,8 @@ mod tests {
             ("heartbeat: 5s", "heartbeat"),
             ("timings: {heartbeat: 0s}", "timings.heartbeat"),
             ("timings: {evictAfter: -1m}", "timings.evictAfter"),
+            ("timings: {evictAfter: 721h}", "timings.evictAfter"),
+            ("timings: {evictAfter: 99999999999999999999h}", "timings.evictAfter"),
             ("images: {fileRoots: [images]}", "images.fileRoots"),
             ("limits: {callsInFlight: 0}", "limits"),
             ("isolation: {networks: 198.18.0.0/24}", "isolation.networks"),

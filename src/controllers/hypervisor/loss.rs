@@ -40,11 +40,11 @@ pub struct Patience {
 
 impl From<&Timings> for Patience {
     fn from(timings: &Timings) -> Self {
-        let evict_after = Duration::from(timings.evict_after);
+        let evict_after = timings.evict_after;
         Self {
-            unreachable_after: timings.unreachable_after.into(),
+            unreachable_after: timings.unreachable_after,
             evict_after: (!evict_after.is_zero()).then_some(evict_after),
-            deletion_deadline: timings.deletion_deadline.into(),
+            deletion_deadline: timings.deletion_deadline,
         }
     }
 }

@@ -194,7 +194,7 @@ async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Resu
     let config = HostConfig {
         insecure: hypervisor.spec.insecure,
         shared: hypervisor.spec.storage.shared.is_some(),
-        call_deadline: site.timings.call_deadline.into(),
+        call_deadline: site.timings.call_deadline,
         calls_in_flight: site.limits.calls_in_flight,
         starts_in_flight: site.limits.starts_in_flight,
         observer: Arc::clone(&context.metrics) as Arc<_>,
@@ -206,7 +206,7 @@ async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Resu
             context.runtime_dir.clone(),
         )
     };
-    let heartbeat = site.timings.heartbeat.into();
+    let heartbeat = site.timings.heartbeat;
     let fingerprint = fingerprint(&config, heartbeat);
     let host = match context.fleet.get_made_from(&name, &fingerprint) {
         Some(known) => known,

@@ -59,7 +59,7 @@ pub async fn observe(context: &Context, hypervisor: &Hypervisor, memory: &Memory
         evidence.look(&canary, now);
     }
     let recipe = recipe(context, &site, hypervisor, stage, survey.present().map(|s| &**s));
-    let interval = site.isolation.interval.into();
+    let interval = site.isolation.interval;
     Ok(Observation { view: View { wanted, interval, uuid, slot, stage, recipe, canary, evidence }, host })
 }
 

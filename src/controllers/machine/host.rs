@@ -1,7 +1,5 @@
 //! What a machine's host, by its Hypervisor, means for the machine. Pure.
 
-use std::time::Duration;
-
 use kube::ResourceExt;
 
 use super::recipe::Refusal;
@@ -50,12 +48,12 @@ fn prospects(machine: &VirtualMachine, hypervisor: &Hypervisor, timings: &Timing
     let name = hypervisor.name_any();
     let fence = format!("once {name} is surely off: kubectl annotate hypervisor {name} {FENCED_ANNOTATION}=true");
     if machine.metadata.deletion_timestamp.is_some() {
-        let seconds = Duration::from(timings.deletion_deadline).as_secs();
+        let seconds = timings.deletion_deadline.as_secs();
         return Some(format!(
             "it is let go {seconds} s after its deletion, and what is left of it removed when {name} returns"
         ));
     }
-    let evict_after = Duration::from(timings.evict_after);
+    let evict_after = timings.evict_after;
     match leaves(machine, hypervisor) {
         Leaves::Never => None,
         Leaves::WhenSilent if !evict_after.is_zero() => {

@@ -67,7 +67,7 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     };
 
     let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref());
-    let patience = context.site().timings.unreachable_after.into();
+    let patience = context.site().timings.unreachable_after;
     if host.is_some_and(|host| context.fleet.is_quiet(host, patience)) {
         return Ok(Action::requeue(QUIET));
     }
@@ -217,8 +217,8 @@ fn want(context: &Context, machine: &VirtualMachine) -> Want {
         deleted: machine.metadata.deletion_timestamp.is_some(),
         run: machine.spec.run_strategy,
         readiness: machine.spec.readiness,
-        boot_deadline: timings.boot_deadline.into(),
-        shutdown_grace: timings.shutdown_grace.into(),
+        boot_deadline: timings.boot_deadline,
+        shutdown_grace: timings.shutdown_grace,
         drift: context.caches.hypervisors.get("", host).map(|host| host.spec.drift_policy).unwrap_or_default(),
     }
 }
