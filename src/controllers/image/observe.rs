@@ -89,12 +89,13 @@ fn target(context: &Context, jobs: &Jobs, image: &str, volumes: &ImageVolumes, h
     };
     let through = hosts.iter().filter(usable).find(busy).or_else(|| hosts.iter().find(usable));
     let through = through.map(|host| host.name_any());
+    let surveyed = through.as_ref().and_then(|host| context.fleet.get(host)?.view().surveyed);
     let volumes = volumes.iter().map(|volume| TargetVolume {
         complete: surveys.values().any(|survey| survey.volumes.contains(&volume.name)),
         upload: through.as_deref().and_then(|host| state(host, volume)),
         volume: volume.clone(),
     });
-    Target { volumes: volumes.collect(), hosts: hosts.iter().map(|host| host.name_any()).collect(), through }
+    Target { volumes: volumes.collect(), hosts: hosts.iter().map(|host| host.name_any()).collect(), through, surveyed }
 }
 
 fn pins(machine: &VirtualMachine, image: &str) -> bool {

@@ -1,13 +1,10 @@
 //! All the decisions about an image: no I/O, no clock of its own.
 
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 
 use super::jobs::JobState;
 use crate::api::{Bytes, ImageHost, ImageHostState, ImagePhase};
 use crate::images::{ImageVolume, ImageVolumes};
-
-/// A survey shows what was uploaded this long before; what it doesn't show is gone.
-const SEEN_WITHIN: SignedDuration = SignedDuration::from_secs(60);
 
 /// What was seen of an image.
 #[derive(Clone, Debug)]
@@ -42,6 +39,8 @@ pub struct Target {
     pub hosts: Vec<String>,
     /// The one of them that takes the upload; absent: none answers.
     pub through: Option<String>,
+    /// When that host's last survey was begun: it shows what was uploaded before.
+    pub surveyed: Option<Timestamp>,
     /// Each volume, whether it is complete there, and how its upload stands.
     pub volumes: Vec<TargetVolume>,
 }
@@ -164,19 +163,26 @@ fn spread(plan: &mut Plan, target: &Target, in_store: bool, now: Timestamp) {
         (Some(through), false, true) => {
             plan.busy = true;
             for wanted in missing {
-                upload(plan, &mut told, wanted, through, now);
+                upload(plan, &mut told, wanted, (through, target.surveyed), now);
             }
         }
     }
     plan.hosts.extend(target.hosts.iter().map(|name| ImageHost { name: name.clone(), ..told.clone() }));
 }
 
-fn upload(plan: &mut Plan, told: &mut ImageHost, wanted: &TargetVolume, through: &str, now: Timestamp) {
+/// A volume goes to a host, which was surveyed at a time.
+fn upload(
+    plan: &mut Plan,
+    told: &mut ImageHost,
+    wanted: &TargetVolume,
+    (through, surveyed): (&str, Option<Timestamp>),
+    now: Timestamp,
+) {
     let again = Step::Upload(wanted.volume.clone(), through.to_owned());
     match &wanted.upload {
         None | Some(JobState::Fetched(_)) => plan.steps.push(again),
-        // Either the survey is older than the upload, or somebody removed the volume from the host.
-        Some(JobState::Uploaded(at)) if now.duration_since(*at) > SEEN_WITHIN => plan.steps.push(again),
+        // Somebody removed the volume from the host since, or the host was left and is back.
+        Some(JobState::Uploaded(at)) if surveyed > Some(*at) => plan.steps.push(again),
         Some(JobState::Uploaded(_)) => told.message = Some("waits for the host's next survey".into()),
         Some(JobState::Running(report)) => {
             told.state = ImageHostState::Uploading;
@@ -233,6 +239,7 @@ mod tests {
             targets: vec![Target {
                 hosts: vec!["service-1".into(), "service-2".into()],
                 through: Some("service-1".into()),
+                surveyed: None,
                 volumes: vec![TargetVolume { volume: disk, complete, upload }],
             }],
             volumes,
@@ -281,8 +288,13 @@ mod tests {
 
     #[test]
     fn a_copy_that_somebody_removed_is_brought_again() {
-        assert_eq!(plan(&seen(Some(stored()), false, Some(JobState::Uploaded(at(0)))), at(60)).steps.len(), 0);
-        assert_eq!(plan(&seen(Some(stored()), false, Some(JobState::Uploaded(at(0)))), at(61)).steps.len(), 1);
+        let mut seen = seen(Some(stored()), false, Some(JobState::Uploaded(at(10))));
+        let uploads = |seen: &View| plan(seen, at(11)).steps.len();
+        assert_eq!(uploads(&seen), 0, "no survey yet");
+        seen.targets[0].surveyed = Some(at(10));
+        assert_eq!(uploads(&seen), 0, "the survey may have been begun before the upload's end");
+        seen.targets[0].surveyed = Some(at(11));
+        assert_eq!(uploads(&seen), 1);
     }
 
     #[test]
