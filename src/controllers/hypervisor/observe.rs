@@ -18,7 +18,7 @@ use super::copies::Owners;
 use super::loss::leaves;
 use super::orphans::Sweep;
 use super::owners::owners;
-use super::plan::{Placed, Refusal, View, pool_mark};
+use super::plan::{Placed, Refusal, View, expected_mark};
 use super::sweep::sweep;
 use crate::api::{Hypervisor, Image, Resources, Tombstone, VirtualMachine};
 use crate::controllers::context::Context;
@@ -59,9 +59,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
     };
     let placed = placed(context, hypervisor);
     if let Some(host) = &host {
-        // A host that is left takes the mark of its pool along: that it is missing says nothing then.
-        let is_left = hypervisor.metadata.deletion_timestamp.is_some() && placed.is_empty();
-        let mark = pool_mark(hypervisor).filter(|_| !is_left);
+        let mark = expected_mark(hypervisor, placed.is_empty());
         host.expect(Expected { identity: identity(hypervisor), pool_mark: mark.map(|mark| mark.volume.clone()) });
     }
     let mut seen = host.as_ref().map(|host| host.view());

@@ -205,6 +205,13 @@ pub fn pool_mark(hypervisor: &Hypervisor) -> Option<&PoolMark> {
     (mark.pool == hypervisor.spec.storage.pool).then_some(mark)
 }
 
+/// The volume that has to be there for the pool to count as mounted. A host that is left takes it along, so that it is
+/// missing says nothing then.
+pub fn expected_mark(hypervisor: &Hypervisor, is_empty: bool) -> Option<&PoolMark> {
+    let is_left = is_empty && hypervisor.metadata.deletion_timestamp.is_some();
+    pool_mark(hypervisor).filter(|_| !is_left)
+}
+
 /// A volume by which a pool could be known.
 pub fn found_mark(survey: &Survey) -> Option<&String> {
     survey.volumes.iter().find(|name| name.starts_with(POOL_MARK))

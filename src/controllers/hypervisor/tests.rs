@@ -11,12 +11,13 @@ use kube::ResourceExt;
 use super::copies::{Owners, Standing, Whereabouts};
 use super::loss::{Fence, Leaves, MOST_TOMBSTONES, Patience, leaves};
 use super::orphans::Sweep;
-use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, plan};
+use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, expected_mark, plan};
 use super::status::status;
 use crate::api::conditions::{State, find, stamp};
 use crate::api::{
     Bytes, Capacity, EvictionStrategy, FENCED_ANNOTATION, Hypervisor, HypervisorNetwork, HypervisorNetworks,
-    HypervisorPhase, HypervisorSpec, HypervisorStorage, Maintenance, Overcommit, Resources, RunStrategy, Tombstone,
+    HypervisorPhase, HypervisorSpec, HypervisorStorage, Maintenance, Overcommit, PoolMark, Resources, RunStrategy,
+    Tombstone,
 };
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
@@ -561,6 +562,18 @@ fn a_pool_is_marked_once_and_known_by_its_mark() {
     assert!(plan(&hypervisor, &seen(&[])).steps.is_empty(), "a pool that lacks it isn't marked anew");
     hypervisor.spec.storage.pool = "another".into();
     assert_eq!(plan(&hypervisor, &seen(&[])).steps, [mark()], "another pool is another matter");
+}
+
+#[test]
+fn a_host_that_is_left_may_lack_its_mark() {
+    let mut hypervisor = hypervisor();
+    let mark = PoolMark { pool: hypervisor.spec.storage.pool.clone(), volume: "cascina-pool-7".into() };
+    hypervisor.status.as_mut().unwrap().pool_mark = Some(mark);
+    let is_expected = |hypervisor: &Hypervisor, is_empty| expected_mark(hypervisor, is_empty).is_some();
+    assert!(is_expected(&hypervisor, true) && is_expected(&hypervisor, false));
+    hypervisor.metadata.deletion_timestamp = Some(Time(at(50)));
+    assert!(is_expected(&hypervisor, false), "its machines have their disks there still");
+    assert!(!is_expected(&hypervisor, true));
 }
 
 #[test]
