@@ -6,7 +6,8 @@ use std::net::Ipv4Addr;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{DomainName, Guest, GuestError, Hostname};
+use super::{Guest, GuestError};
+use crate::network::{DomainName, Hostname};
 
 /// The first line by which cloud-init knows its configuration.
 const HEADER: &str = "#cloud-config\n";

@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 use fatfs::{FileSystem, FsOptions};
 use serde_json::{Value, json};
 
-use super::{DomainName, Guest, Hostname, UserDataText, cloud_config, parse_ssh_keys, sample, seed};
+use super::{Guest, UserDataText, cloud_config, parse_ssh_keys, sample, seed};
 use crate::fuzz::texts;
+use crate::network::{DomainName, Hostname};
 
 /// What the comment of a key is put behind.
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";

@@ -3,7 +3,6 @@
 mod cloud_config;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzz;
-mod names;
 #[cfg(any(test, fuzzing))]
 pub mod sample;
 mod seed;
@@ -15,9 +14,8 @@ use std::net::Ipv4Addr;
 
 use uuid::Uuid;
 
-use crate::network::MacAddress;
+use crate::network::{BadName, DomainName, Hostname, MacAddress};
 
-pub use names::{DomainName, Hostname};
 pub use seed::{Seed, SeedHash, seed, seed_volume};
 pub use ssh_key::PublicKey;
 pub use ssh_keys::parse_ssh_keys;
@@ -89,15 +87,8 @@ pub enum GuestError {
         problem: &'static str,
     },
     /// A host name or domain that isn't one.
-    #[error("{name:?} can't be a {kind}: {problem}")]
-    Name {
-        /// What it was to be.
-        kind: &'static str,
-        /// The name, shortened.
-        name: String,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
+    #[error(transparent)]
+    Name(#[from] BadName),
     /// The files don't fit.
     #[error("the seed's files have {actual} bytes, {limit} fit: give fewer SSH keys")]
     SeedTooLarge {
@@ -125,7 +116,7 @@ impl GuestError {
                 "InvalidUserData"
             }
             Self::SshKey { .. } => "InvalidSshKey",
-            Self::Name { .. } => "InvalidName",
+            Self::Name(_) => "InvalidName",
             Self::SeedTooLarge { .. } => "SeedTooLarge",
             Self::Encoding { .. } => "SeedEncoding",
         }

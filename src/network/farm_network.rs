@@ -13,6 +13,10 @@ use super::MacAddress;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FarmNetwork(Ipv4Net);
 
+/// The number of a machine in its farm: the last byte of its address, 2 to 254.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HostNumber(u8);
+
 /// Text that is no farm network.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is not an IPv4 /24 such as 172.16.7.0/24")]
@@ -46,6 +50,19 @@ impl FarmNetwork {
     fn host(self, host: u8) -> Ipv4Addr {
         let [a, b, c, _] = self.0.network().octets();
         Ipv4Addr::new(a, b, c, host)
+    }
+
+    /// The number of a machine; `None`: no machine of this farm may have the address.
+    #[must_use]
+    pub fn number_of(self, address: Ipv4Addr) -> Option<HostNumber> {
+        let [.., number] = address.octets();
+        self.is_machine_address(address).then_some(HostNumber(number))
+    }
+
+    /// The address of the machine with this number.
+    #[must_use]
+    pub fn address_of(self, HostNumber(number): HostNumber) -> Ipv4Addr {
+        self.host(number)
     }
 
     /// The addresses that machines may have, lowest first.
@@ -135,6 +152,11 @@ mod tests {
         assert!(!farm.is_machine_address(farm.gateway()));
         assert!(!farm.is_machine_address(Ipv4Addr::new(172, 16, 7, 255)));
         assert_eq!(farm.mac_prefix().to_string(), "02:00:ac:10:07:00");
+        for address in farm.machine_addresses() {
+            assert_eq!(farm.address_of(farm.number_of(address).unwrap()), address);
+            assert_eq!(network("172.16.8.0/24").number_of(address), None, "of another farm");
+        }
+        assert_eq!(farm.number_of(farm.gateway()), None);
     }
 
     #[test]

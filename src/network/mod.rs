@@ -3,7 +3,10 @@
 mod farm_network;
 pub mod filters;
 mod mac;
+mod names;
+pub mod router;
 
-pub use farm_network::{FarmNetwork, NotAFarmNetwork, free_network, numbered_network};
+pub use farm_network::{FarmNetwork, HostNumber, NotAFarmNetwork, free_network, numbered_network};
 pub use filters::RuleSet;
 pub use mac::{BadMac, MacAddress};
+pub use names::{BadName, DomainName, Hostname};

@@ -185,8 +185,8 @@ fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, 
     ssh_keys.extend(guest::parse_ssh_keys("spec.sshKeys", &from.machine.spec.ssh_keys)?);
     Ok(Guest {
         instance_id: uid,
-        hostname: name.parse()?,
-        domain: domain.parse()?,
+        hostname: name.parse().map_err(GuestError::from)?,
+        domain: domain.parse().map_err(GuestError::from)?,
         nic: GuestNic { mac: MacAddress::of(address), address, prefix: 24, gateway: None },
         dns,
         ssh_keys,

@@ -1,11 +1,9 @@
-//! Host names and domains that may stand in a guest's files.
+//! Host names and domains that may stand in the files of guests and routers.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Serialize, Serializer};
-
-use super::GuestError;
 
 /// A DNS-1123 label, at most 63 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +12,16 @@ pub struct Hostname(String);
 /// DNS-1123 labels joined by dots, at most 253 characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DomainName(String);
+
+/// Text that is no such name.
+#[derive(Debug, thiserror::Error)]
+#[error("{name:?} can't be a {kind}: {problem}")]
+pub struct BadName {
+    kind: &'static str,
+    /// Shortened.
+    name: String,
+    problem: &'static str,
+}
 
 fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
@@ -30,12 +38,12 @@ fn is_misread(text: &str) -> bool {
     matches!(text, "yes" | "no" | "on" | "off") || (text.len() == 10 && text.bytes().enumerate().all(digit_or_dash))
 }
 
-fn refuse(kind: &'static str, name: &str, problem: &'static str) -> GuestError {
-    GuestError::Name { kind, name: name.chars().take(80).collect(), problem }
+fn refuse(kind: &'static str, name: &str, problem: &'static str) -> BadName {
+    BadName { kind, name: name.chars().take(80).collect(), problem }
 }
 
 impl FromStr for Hostname {
-    type Err = GuestError;
+    type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if !is_label(text) {
@@ -49,7 +57,7 @@ impl FromStr for Hostname {
 }
 
 impl FromStr for DomainName {
-    type Err = GuestError;
+    type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.len() > 253 || !text.split('.').all(is_label) {

@@ -1,0 +1,99 @@
+//! DHCP and DNS: what dnsmasq(8) reads. Only the two files about machines change with machines, and dnsmasq takes those
+//! without being started anew.
+
+use std::collections::BTreeSet;
+
+use super::{DocumentName, FARM_CARD, Router};
+use crate::network::MacAddress;
+
+/// Where the router keeps its files.
+const FOLDER: &str = "/run/router/current";
+
+/// Seconds for which others may remember a machine's name.
+const TIME_TO_LIVE: u32 = 5;
+
+pub(super) fn configuration(router: &Router) -> String {
+    let gateway = router.farm.gateway();
+    let domain = &router.domain;
+    let [a, b, c, _] = router.farm.network().octets();
+    let mut lines: Vec<String> = [
+        // The farm only: nobody outside gets an answer.
+        format!("interface={FARM_CARD}"),
+        "except-interface=lo".to_owned(),
+        "bind-interfaces".to_owned(),
+        "user=dnsmasq".to_owned(),
+        "group=dnsmasq".to_owned(),
+        "pid-file=/run/dnsmasq/pid".to_owned(),
+        "log-facility=-".to_owned(),
+        "no-resolv".to_owned(),
+        "no-hosts".to_owned(),
+        "no-poll".to_owned(),
+        format!("domain={domain}"),
+        format!("local=/{domain}/"),
+        format!("local=/{c}.{b}.{a}.in-addr.arpa/"),
+        "domain-needed".to_owned(),
+        "bogus-priv".to_owned(),
+        // A name outside that turns out to be an address inside would take people's browsers past the firewall.
+        "stop-dns-rebind".to_owned(),
+        format!("local-ttl={TIME_TO_LIVE}"),
+        "cache-size=10000".to_owned(),
+        "dns-forward-max=1024".to_owned(),
+        "edns-packet-max=1232".to_owned(),
+        file("addn-hosts", DocumentName::Hosts),
+        file("dhcp-hostsfile", DocumentName::Reservations),
+        "dhcp-leasefile=/run/dnsmasq/leases".to_owned(),
+        "dhcp-authoritative".to_owned(),
+        "dhcp-lease-max=512".to_owned(),
+        // Whom the farm doesn't know gets no address: the filter of its card would let it use none.
+        format!("dhcp-range={},static,255.255.255.0,1h", router.farm.network()),
+        "dhcp-ignore=tag:!known".to_owned(),
+        format!("dhcp-option=option:router,{gateway}"),
+        format!("dhcp-option=option:dns-server,{gateway}"),
+        format!("dhcp-option=option:domain-search,{domain}"),
+        format!("dhcp-option=option:mtu,{}", router.mtu),
+    ]
+    .into();
+    lines.extend(router.dns.iter().map(|server| format!("server={server}")));
+    written(lines)
+}
+
+fn file(option: &str, document: DocumentName) -> String {
+    format!("{option}={FOLDER}/{}", document.file())
+}
+
+/// The names of all machines. The first name of an address is the one that a reverse question gets.
+pub(super) fn hosts(router: &Router) -> String {
+    let domain = &router.domain;
+    let gateway = router.farm.gateway();
+    let mut lines = vec![format!("{gateway} gateway.{domain} gateway")];
+    for (number, machine) in &router.machines {
+        let (address, name) = (router.farm.address_of(*number), &machine.name);
+        lines.push(format!("{address} {name}.{domain} {name}"));
+    }
+    let names: BTreeSet<_> = router.machines.values().map(|machine| &machine.name).collect();
+    for (number, machine) in &router.machines {
+        // A machine that is called like a group has the name for itself.
+        if let Some(group) = machine.group.as_ref().filter(|group| !names.contains(group)) {
+            lines.push(format!("{} {group}.{domain}", router.farm.address_of(*number)));
+        }
+    }
+    written(lines)
+}
+
+/// The addresses of all machines.
+pub(super) fn reservations(router: &Router) -> String {
+    let lines = router.machines.iter().map(|(number, machine)| {
+        let address = router.farm.address_of(*number);
+        format!("{},{address},{},1h", MacAddress::of(address), machine.name)
+    });
+    written(lines)
+}
+
+fn written(lines: impl IntoIterator<Item = String>) -> String {
+    let mut text = String::new();
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}

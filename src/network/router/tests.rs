@@ -1,0 +1,159 @@
+//! The files of one router as they are, and laws that hold for those of any.
+
+use proptest::prelude::*;
+
+use super::samples::{any_router, bare, full, net, number, port};
+use super::*;
+
+/// The names of the documents that differ.
+fn changed(before: &Router, after: &Router) -> Vec<&'static str> {
+    let (before, after) = (before.documents(), after.documents());
+    before.iter().filter(|(name, content)| after.content(*name) != *content).map(|(name, _)| name.file()).collect()
+}
+
+#[test]
+fn documents_of_a_farm_with_everything() {
+    for (name, content) in full().documents().iter() {
+        insta::assert_snapshot!(name.file(), content);
+    }
+}
+
+#[test]
+fn a_farm_without_a_public_address_is_let_out_nowhere() {
+    let documents = bare().documents();
+    insta::assert_snapshot!("bare-nftables.conf", documents.content(DocumentName::Nftables));
+    insta::assert_snapshot!("bare-interfaces.json", documents.content(DocumentName::Interfaces));
+    assert_eq!(documents.content(DocumentName::Wireguard), "");
+}
+
+#[test]
+fn a_machine_more_changes_the_two_files_about_machines() {
+    let before = full();
+    let mut after = before.clone();
+    after.machines.insert(number(&after, 77), RouterMachine { name: "new".parse().unwrap(), group: None });
+    assert_eq!(changed(&before, &after), ["dnsmasq.hosts", "dnsmasq.reservations"]);
+}
+
+#[test]
+fn an_elastic_address_that_moves_changes_one_file_and_no_other_mark() {
+    let before = full();
+    let mut after = before.clone();
+    *after.elastic.values_mut().next().unwrap() = number(&after, 2);
+    assert_eq!(changed(&before, &after), ["nftables.conf"]);
+    let lines = |router: &Router| -> BTreeSet<String> {
+        router.documents().content(DocumentName::Nftables).lines().map(str::to_owned).collect()
+    };
+    let lost: Vec<_> = lines(&before).difference(&lines(&after)).cloned().collect();
+    assert!(lost.iter().all(|line| !line.contains("dport")), "the forwards are as they were: {lost:?}");
+}
+
+#[test]
+fn a_group_that_is_called_like_a_machine_leaves_it_its_name() {
+    let mut router = bare();
+    let machine =
+        |name: &str, group: &str| RouterMachine { name: name.parse().unwrap(), group: Some(group.parse().unwrap()) };
+    router.machines =
+        [(number(&router, 2), machine("login", "web")), (number(&router, 3), machine("other", "login"))].into();
+    let documents = router.documents();
+    let hosts = documents.content(DocumentName::Hosts);
+    assert!(hosts.contains("172.16.7.2 web.farm-a.example\n"), "{hosts}");
+    assert!(!hosts.contains("172.16.7.3 login"), "{hosts}");
+}
+
+#[test]
+fn nobody_reads_a_private_key_in_a_log() {
+    let router = full();
+    let said = format!("{router:?} {:?}", router.documents());
+    assert!(!said.contains("AAECAwQF") && said.contains("wireguard.conf"), "{said}");
+    assert_eq!("AAECAwQF".parse::<PrivateKey>().unwrap_err(), BadKey);
+}
+
+#[test]
+fn the_hash_is_that_of_sha256sum() {
+    let documents = full().documents();
+    let mut lines: Vec<_> = documents.hashes().iter().map(|(name, hash)| format!("{hash}  {}", name.file())).collect();
+    lines.sort_by_key(|line| line.split_once("  ").unwrap().1.to_owned());
+    assert_eq!(lines.first().unwrap().split_once("  ").unwrap().1, "dnsmasq.conf");
+    let mut other = full();
+    other.dns = [].into();
+    assert_ne!(other.documents().hash(), documents.hash());
+}
+
+#[test]
+fn a_router_is_handed_what_it_lacks() {
+    let documents = full().documents();
+    let hashes: BTreeMap<_, _> =
+        documents.hashes().iter().map(|(name, hash)| (name.file().to_owned(), hash.to_string())).collect();
+    let read = |known: &BTreeMap<String, String>| -> serde_json::Value {
+        serde_json::from_str(&documents.bundle(known)).unwrap()
+    };
+    let all = read(&BTreeMap::new());
+    assert_eq!(all["hash"], documents.hash().to_string());
+    for (name, content) in documents.iter() {
+        assert_eq!(all["documents"][name.file()]["content"], content);
+        assert_eq!(all["documents"][name.file()]["hash"], hashes[name.file()]);
+    }
+    let mut known = hashes;
+    known.insert(DocumentName::Hosts.file().to_owned(), "another".to_owned());
+    let some = read(&known);
+    let sent: Vec<_> =
+        some["documents"].as_object().unwrap().iter().filter(|(_, it)| it.get("content").is_some()).collect();
+    assert_eq!(sent.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["dnsmasq.hosts"]);
+}
+
+#[test]
+fn a_large_farm_is_small() {
+    let mut router = full();
+    for last in 2..=254 {
+        let name = format!("farm-a-workers-{last}").parse().unwrap();
+        let group = Some("workers".parse().unwrap());
+        router.machines.insert(number(&router, last), RouterMachine { name, group });
+    }
+    for entrance in 1..=1000 {
+        let forward = Forward { target: number(&router, 2), port: port(22), sources: [net("192.0.2.0/24")].into() };
+        router.forwards.insert(PublicPort { transport: Transport::Tcp, port: port(entrance) }, forward);
+    }
+    let bytes: usize = router.documents().iter().map(|(_, content)| content.len()).sum();
+    assert!(bytes < 400_000, "{bytes} bytes");
+}
+
+proptest! {
+    #[test]
+    fn the_same_router_gets_the_same_documents(router in any_router()) {
+        let (one, other) = (router.documents(), router.clone().documents());
+        prop_assert!(one == other);
+        prop_assert_eq!(one.hash(), other.hash());
+    }
+
+    #[test]
+    fn every_forward_has_a_mark_of_its_own(router in any_router()) {
+        let documents = router.documents();
+        let rules = documents.content(DocumentName::Nftables);
+        let marks: Vec<_> = rules.lines().filter(|line| line.contains(" dnat ip to ")).map(|line| {
+            line.split_once("ct mark set ").unwrap().1.split(' ').next().unwrap()
+        }).collect();
+        let expected = if router.public.is_some() { router.forwards.len() + router.elastic.len() } else { 0 };
+        prop_assert_eq!(marks.len(), expected);
+        prop_assert_eq!(marks.iter().collect::<BTreeSet<_>>().len(), expected);
+    }
+
+    #[test]
+    fn what_leads_into_the_farm_leads_to_its_machines(router in any_router()) {
+        let documents = router.documents();
+        for line in documents.content(DocumentName::Nftables).lines() {
+            if let Some((_, target)) = line.split_once("dnat ip to ") {
+                let address: Ipv4Addr = target.split(':').next().unwrap().parse().unwrap();
+                prop_assert!(router.farm.number_of(address).is_some(), "{}", line);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_forwarded_by_default_is_dropped(router in any_router()) {
+        let documents = router.documents();
+        let rules = documents.content(DocumentName::Nftables);
+        prop_assert!(rules.contains("type filter hook forward priority filter; policy drop;"));
+        prop_assert!(rules.contains("type filter hook input priority filter; policy drop;"));
+        prop_assert_eq!(rules.matches("policy accept").count(), 3, "NAT, and what drops forged senders");
+    }
+}
