@@ -1,0 +1,187 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Router is what is kept between two calls: which files are in force.
+type Router struct {
+	Folder string
+	System System
+}
+
+// Applied is the answer to a bundle.
+type Applied struct {
+	// Hash of the files that are in force now.
+	Hash string `json:"hash,omitempty"`
+	// Missing names files whose contents have to be sent too.
+	Missing []string `json:"missing,omitempty"`
+	// File that is wrong, if one is, and what is wrong.
+	File  string `json:"file,omitempty"`
+	Error string `json:"error,omitempty"`
+}
+
+// Fault is what is wrong with a file.
+type Fault struct {
+	File string
+	Err  error
+}
+
+func (fault Fault) Error() string { return fault.File + ": " + fault.Err.Error() }
+
+// Apply puts a bundle in force, or tells why not.
+func (router Router) Apply(input io.Reader) Applied {
+	missing, err := router.apply(input)
+	answer := Applied{Hash: router.inForce().overall(), Missing: missing}
+	if err != nil {
+		answer.Error = err.Error()
+		var fault Fault
+		if errors.As(err, &fault) {
+			answer.File, answer.Error = fault.File, fault.Err.Error()
+		}
+	}
+	return answer
+}
+
+func (router Router) apply(input io.Reader) ([]string, error) {
+	bundle, err := ReadBundle(input)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(router.Folder, 0o755); err != nil {
+		return nil, err
+	}
+	unlock, err := lock(filepath.Join(router.Folder, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	if err := router.System.Prepared(); err != nil {
+		return nil, err
+	}
+	current := filepath.Join(router.Folder, "current")
+	before, _ := os.Readlink(current)
+	next := filepath.Join(router.Folder, "files-"+bundle.Hash[:12])
+	if next != before {
+		if missing, err := bundle.Write(next, current); err != nil || len(missing) > 0 {
+			_ = os.RemoveAll(next)
+			return missing, err
+		}
+		if err := router.System.Check(next); err != nil {
+			_ = os.RemoveAll(next)
+			return nil, err
+		}
+		if err := swap(current, next); err != nil {
+			return nil, err
+		}
+		if before != "" {
+			_ = os.RemoveAll(before)
+		}
+	}
+	return nil, router.enforce(bundle, current)
+}
+
+// enforce makes the system work by the files, those that changed, and notes each that it does work by.
+func (router Router) enforce(bundle *Bundle, current string) error {
+	done := router.inForce()
+	changed := func(name string) bool { return done[name] != bundle.Documents[name].Hash }
+	note := func(names ...string) error {
+		for _, name := range names {
+			done[name] = bundle.Documents[name].Hash
+		}
+		return router.remember(done)
+	}
+	// First the wall, then what it stands before; last of all, packets pass.
+	for _, step := range []struct {
+		names []string
+		run   func(folder string) error
+	}{
+		{[]string{Sysctl}, router.System.Settings},
+		{[]string{Nftables}, router.System.Wall},
+		{[]string{Interfaces, Wireguard}, router.System.Interfaces},
+		{[]string{Dnsmasq}, router.System.ServeAnew},
+		{[]string{Hosts, Reservations}, router.System.Serve},
+	} {
+		if !anyOf(step.names, changed) {
+			continue
+		}
+		if err := step.run(current); err != nil {
+			return Fault{step.names[0], err}
+		}
+		if err := note(step.names...); err != nil {
+			return err
+		}
+	}
+	return router.System.Forward()
+}
+
+func anyOf(names []string, is func(string) bool) bool {
+	for _, name := range names {
+		if is(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Hashes of files, by name.
+type Hashes map[string]string
+
+func (hashes Hashes) overall() string {
+	if len(hashes) < len(all) {
+		return ""
+	}
+	return Overall(hashes)
+}
+
+// inForce tells by which files the system works. It may be cut off between two of them.
+func (router Router) inForce() Hashes {
+	hashes := Hashes{}
+	if text, err := os.ReadFile(filepath.Join(router.Folder, "in-force.json")); err == nil {
+		_ = json.Unmarshal(text, &hashes) // unreadable: nothing is, and all is done again
+	}
+	return hashes
+}
+
+func (router Router) remember(hashes Hashes) error {
+	text, err := json.Marshal(hashes)
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(router.Folder, "in-force.json")
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// swap makes a link lead elsewhere, at once.
+func swap(link, target string) error {
+	_ = os.Remove(link + ".new")
+	if err := os.Symlink(target, link+".new"); err != nil {
+		return err
+	}
+	return os.Rename(link+".new", link)
+}
+
+func short(text []byte) string {
+	const most = 500
+	said := strings.TrimSpace(string(text))
+	if len(said) > most {
+		said = said[:most] + "…"
+	}
+	return said
+}
+
+func failed(command string, output []byte, err error) error {
+	if said := short(output); said != "" {
+		return fmt.Errorf("%s: %s", command, said)
+	}
+	return fmt.Errorf("%s: %w", command, err)
+}

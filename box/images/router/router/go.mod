@@ -1,0 +1,3 @@
+module cascina.dev/box/router
+
+go 1.26.0

@@ -1,0 +1,220 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+)
+
+// Cards is what interfaces.json says.
+type Cards struct {
+	Farm   Card    `json:"farm"`
+	Public *Card   `json:"public,omitempty"`
+	VPN    *Tunnel `json:"vpn,omitempty"`
+}
+
+// Card is a network card, known by its MAC address.
+type Card struct {
+	MAC       string         `json:"mac"`
+	MTU       int            `json:"mtu"`
+	Addresses []netip.Prefix `json:"addresses"`
+	Gateway   *netip.Addr    `json:"gateway,omitempty"`
+}
+
+// Tunnel is where other farms are.
+type Tunnel struct {
+	MTU    int            `json:"mtu"`
+	Routes []netip.Prefix `json:"routes"`
+}
+
+func readInterfaces(path string) (*Cards, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var cards Cards
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&cards); err != nil {
+		return nil, err
+	}
+	return &cards, nil
+}
+
+// link as ip(8) tells of it.
+type link struct {
+	Name    string `json:"ifname"`
+	MAC     string `json:"address"`
+	Address []struct {
+		Family string     `json:"family"`
+		Local  netip.Addr `json:"local"`
+		Prefix int        `json:"prefixlen"`
+	} `json:"addr_info"`
+}
+
+// route as ip(8) tells of it.
+type route struct {
+	To string `json:"dst"`
+}
+
+func ask[T any](arguments ...string) ([]T, error) {
+	text, err := run("ip", append([]string{"-json"}, arguments...)...)
+	if err != nil || len(bytes.TrimSpace(text)) == 0 {
+		return nil, err
+	}
+	var answer []T
+	return answer, json.Unmarshal(text, &answer)
+}
+
+// Interfaces makes cards, tunnel and routes what the files say.
+func (Linux) Interfaces(folder string) error {
+	cards, err := readInterfaces(filepath.Join(folder, Interfaces))
+	if err != nil {
+		return err
+	}
+	if err := cards.Farm.enforce("farm"); err != nil {
+		return err
+	}
+	if cards.Public != nil {
+		if err := cards.Public.enforce("public"); err != nil {
+			return err
+		}
+	}
+	return cards.VPN.enforce(filepath.Join(folder, Wireguard))
+}
+
+func (card Card) enforce(name string) error {
+	links, err := ask[link]("address", "show")
+	if err != nil {
+		return err
+	}
+	var found *link
+	for i := range links {
+		if links[i].MAC == card.MAC {
+			found = &links[i]
+		}
+	}
+	if found == nil {
+		return fmt.Errorf("no card has the address %s", card.MAC)
+	}
+	if found.Name != name {
+		if err := errors.Join(do("ip", "link", "set", found.Name, "down"), do("ip", "link", "set", found.Name, "name", name)); err != nil {
+			return err
+		}
+	}
+	if err := do("ip", "link", "set", name, "mtu", fmt.Sprint(card.MTU), "up"); err != nil {
+		return err
+	}
+	if err := card.addresses(name, found); err != nil {
+		return err
+	}
+	if card.Gateway != nil {
+		return do("ip", "route", "replace", "default", "via", card.Gateway.String(), "dev", name)
+	}
+	return nil
+}
+
+func (card Card) addresses(name string, now *link) error {
+	there := map[netip.Prefix]bool{}
+	for _, address := range now.Address {
+		if address.Family != "inet" {
+			continue
+		}
+		there[netip.PrefixFrom(address.Local, address.Prefix)] = true
+	}
+	for _, address := range card.Addresses {
+		if there[address] {
+			delete(there, address)
+			continue
+		}
+		if err := do("ip", "address", "add", address.String(), "dev", name); err != nil {
+			return err
+		}
+		// Who knew another owner of the address hears of this one. Nobody has to.
+		_, _ = run("arping", "-U", "-c", "1", "-I", name, address.Addr().String())
+	}
+	for address := range there {
+		if err := do("ip", "address", "del", address.String(), "dev", name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const tunnel = "vpn"
+
+// enforce makes the tunnel, or removes it.
+func (wanted *Tunnel) enforce(file string) error {
+	_, err := os.Stat("/sys/class/net/" + tunnel)
+	there := err == nil
+	if wanted == nil {
+		if there {
+			return do("ip", "link", "del", tunnel)
+		}
+		return nil
+	}
+	if !there {
+		if err := do("ip", "link", "add", tunnel, "type", "wireguard"); err != nil {
+			return err
+		}
+	}
+	if err := wireguard("syncconf", tunnel, file); err != nil {
+		return err
+	}
+	if err := do("ip", "link", "set", tunnel, "mtu", fmt.Sprint(wanted.MTU), "up"); err != nil {
+		return err
+	}
+	return wanted.routes()
+}
+
+func (wanted *Tunnel) routes() error {
+	now, err := ask[route]("-4", "route", "show", "dev", tunnel)
+	if err != nil {
+		return err
+	}
+	stays := map[string]bool{}
+	for _, to := range wanted.Routes {
+		stays[to.String()] = true
+		if err := do("ip", "route", "replace", to.String(), "dev", tunnel); err != nil {
+			return err
+		}
+	}
+	for _, route := range now {
+		to := route.To
+		if address, err := netip.ParseAddr(to); err == nil {
+			to = netip.PrefixFrom(address, address.BitLen()).String()
+		}
+		if !stays[to] {
+			if err := do("ip", "route", "del", route.To, "dev", tunnel); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// wireguard reads a file with a private key: what it says of it is not repeated.
+func wireguard(arguments ...string) error {
+	if _, err := run("wg", arguments...); err != nil {
+		return errors.New("wg refuses it")
+	}
+	return nil
+}
+
+// checkTunnels lets a tunnel that leads nowhere read the file: wg has no other way to check it.
+func checkTunnels(file string) error {
+	text, err := os.ReadFile(file)
+	if err != nil || len(text) == 0 {
+		return err
+	}
+	const nowhere = "vpn-check"
+	_, _ = run("ip", "link", "del", nowhere) // left by one that was cut off
+	if err := do("ip", "link", "add", nowhere, "type", "wireguard"); err != nil {
+		return err
+	}
+	return errors.Join(wireguard("setconf", nowhere, file), do("ip", "link", "del", nowhere))
+}

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// System is what the files are put in force on.
+type System interface {
+	// Prepared waits until the kernel has what the files need.
+	Prepared() error
+	// Check tells whether the files of a folder could be put in force. It changes nothing.
+	Check(folder string) error
+	// Settings are the kernel's.
+	Settings(folder string) error
+	// Wall is NAT and firewall.
+	Wall(folder string) error
+	// Interfaces are cards, addresses, tunnels and routes.
+	Interfaces(folder string) error
+	// ServeAnew starts DNS and DHCP with another configuration.
+	ServeAnew(folder string) error
+	// Serve lets them know of other machines.
+	Serve(folder string) error
+	// Forward lets packets pass.
+	Forward() error
+	// Counts tells what was counted.
+	Counts() Counts
+}
+
+// Linux is the system itself.
+type Linux struct{}
+
+func run(name string, arguments ...string) ([]byte, error) {
+	var said, wrong strings.Builder
+	command := exec.Command(name, arguments...)
+	command.Stdout, command.Stderr = &said, &wrong
+	if err := command.Run(); err != nil {
+		return nil, failed(name, []byte(wrong.String()+said.String()), err)
+	}
+	return []byte(said.String()), nil
+}
+
+func do(name string, arguments ...string) error {
+	_, err := run(name, arguments...)
+	return err
+}
+
+func lock(path string) (func(), error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, err
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+// Prepared waits for the kernel's modules.
+func (Linux) Prepared() error {
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
+		if _, err := os.Stat("/run/prepared"); err == nil {
+			return nil
+		}
+	}
+	return errors.New("the kernel's modules are not loaded yet")
+}
+
+// Check asks the programs that will read the files.
+func (Linux) Check(folder string) error {
+	file := func(name string) string { return filepath.Join(folder, name) }
+	if _, err := readInterfaces(file(Interfaces)); err != nil {
+		return Fault{Interfaces, err}
+	}
+	if _, err := readSettings(file(Sysctl)); err != nil {
+		return Fault{Sysctl, err}
+	}
+	if err := do("nft", "--check", "--file", file(Nftables)); err != nil {
+		return Fault{Nftables, err}
+	}
+	if err := do("dnsmasq", "--test", "--conf-file="+file(Dnsmasq)); err != nil {
+		return Fault{Dnsmasq, err}
+	}
+	if err := checkTunnels(file(Wireguard)); err != nil {
+		return Fault{Wireguard, err}
+	}
+	return nil
+}
+
+// Setting is one of the kernel's, and its value.
+type Setting struct{ Path, Value string }
+
+func readSettings(path string) ([]Setting, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	var settings []Setting
+	for _, line := range strings.Split(strings.TrimSpace(string(text)), "\n") {
+		name, value, found := strings.Cut(line, " = ")
+		if !found || !strings.HasPrefix(name, "net.") || strings.ContainsAny(name, "/ ") {
+			return nil, fmt.Errorf("%q is no setting of the network", line)
+		}
+		settings = append(settings, Setting{"/proc/sys/" + strings.ReplaceAll(name, ".", "/"), value})
+	}
+	return settings, nil
+}
+
+// Settings writes them.
+func (Linux) Settings(folder string) error {
+	settings, err := readSettings(filepath.Join(folder, Sysctl))
+	if err != nil {
+		return err
+	}
+	for _, setting := range settings {
+		if err := os.WriteFile(setting.Path, []byte(setting.Value), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Wall replaces the table in one transaction, and forgets connections that came through a way in that is gone: the wall
+// drops their packets, but a sender that goes on would keep them alive.
+func (Linux) Wall(folder string) error {
+	before := entrances()
+	if err := do("nft", "--file", filepath.Join(folder, Nftables)); err != nil {
+		return err
+	}
+	after := entrances()
+	for mark := range before {
+		if !after[mark] {
+			// That there is none is an error to it.
+			_, _ = run("conntrack", "--delete", "--mark", mark)
+		}
+	}
+	return nil
+}
+
+// ServeAnew ends the server; init starts it again.
+func (Linux) ServeAnew(string) error {
+	if err := os.WriteFile("/run/router/serves", nil, 0o644); err != nil {
+		return err
+	}
+	_, _ = run("killall", "-TERM", "dnsmasq") // there may be none yet
+	return nil
+}
+
+// Serve lets it read the files about machines again. One that just starts and takes this for its end starts again.
+func (Linux) Serve(string) error {
+	_, _ = run("killall", "-HUP", "dnsmasq")
+	return nil
+}
+
+// Forward lets packets pass.
+func (Linux) Forward() error {
+	return os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0o644)
+}

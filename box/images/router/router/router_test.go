@@ -1,0 +1,159 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// fake notes what it is asked to do.
+type fake struct {
+	did   *[]string
+	fails map[string]error
+}
+
+func (system fake) step(name string) error {
+	*system.did = append(*system.did, name)
+	return system.fails[name]
+}
+func (system fake) Prepared() error         { return nil }
+func (system fake) Check(string) error      { return system.fails["check"] }
+func (system fake) Settings(string) error   { return system.step("settings") }
+func (system fake) Wall(string) error       { return system.step("wall") }
+func (system fake) Interfaces(string) error { return system.step("interfaces") }
+func (system fake) ServeAnew(string) error  { return system.step("serve anew") }
+func (system fake) Serve(string) error      { return system.step("serve") }
+func (system fake) Forward() error          { return system.step("forward") }
+func (system fake) Counts() Counts          { return Counts{} }
+func text(t *testing.T, bundle Bundle) string {
+	t.Helper()
+	text, err := json.Marshal(bundle)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// bundle of these contents; those of the names that are left out are not sent along.
+func bundle(contents map[string]string, leftOut ...string) Bundle {
+	bundle, hashes := Bundle{Documents: map[string]Document{}}, map[string]string{}
+	for _, name := range all {
+		content := contents[name]
+		hashes[name] = hash([]byte(content))
+		bundle.Documents[name] = Document{Hash: hashes[name], Content: &content}
+	}
+	for _, name := range leftOut {
+		bundle.Documents[name] = Document{Hash: hashes[name]}
+	}
+	bundle.Hash = Overall(hashes)
+	return bundle
+}
+
+func router(t *testing.T) (Router, fake) {
+	system := fake{did: &[]string{}, fails: map[string]error{}}
+	return Router{Folder: filepath.Join(t.TempDir(), "router"), System: system}, system
+}
+
+func did(t *testing.T, system fake, expected ...string) {
+	t.Helper()
+	if len(*system.did)+len(expected) > 0 && !reflect.DeepEqual(*system.did, expected) {
+		t.Errorf("did %q, not %q", *system.did, expected)
+	}
+	*system.did = nil
+}
+
+func TestEverythingIsPutInForceOnceAndThenWhatChanged(t *testing.T) {
+	router, system := router(t)
+	contents := map[string]string{Nftables: "one", Hosts: "one"}
+	answer := router.Apply(strings.NewReader(text(t, bundle(contents))))
+	if answer.Error != "" || answer.Hash != bundle(contents).Hash {
+		t.Fatalf("%+v", answer)
+	}
+	did(t, system, "settings", "wall", "interfaces", "serve anew", "serve", "forward")
+	router.Apply(strings.NewReader(text(t, bundle(contents))))
+	did(t, system, "forward")
+	contents[Hosts] = "two"
+	answer = router.Apply(strings.NewReader(text(t, bundle(contents, Nftables, Dnsmasq, Interfaces, Sysctl, Wireguard, Reservations))))
+	if answer.Error != "" || answer.Hash != bundle(contents).Hash {
+		t.Fatalf("%+v", answer)
+	}
+	did(t, system, "serve", "forward")
+	if content, err := os.ReadFile(filepath.Join(router.Folder, "current", Nftables)); err != nil || string(content) != "one" {
+		t.Errorf("%q %v", content, err)
+	}
+	folders, _ := filepath.Glob(filepath.Join(router.Folder, "files-*"))
+	if len(folders) != 1 {
+		t.Errorf("what is not in force any more is left: %q", folders)
+	}
+}
+
+func TestWhatIsMissingIsAskedFor(t *testing.T) {
+	router, system := router(t)
+	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{}, Hosts, Nftables))))
+	if !reflect.DeepEqual(answer.Missing, []string{Hosts, Nftables}) || answer.Hash != "" {
+		t.Fatalf("%+v", answer)
+	}
+	did(t, system)
+}
+
+func TestWhatIsWrongStaysOut(t *testing.T) {
+	router, system := router(t)
+	good := bundle(map[string]string{})
+	router.Apply(strings.NewReader(text(t, good)))
+	*system.did = nil
+	system.fails["check"] = Fault{Nftables, errors.New("line 7")}
+	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{Nftables: "bad"}))))
+	if answer.Hash != good.Hash || answer.File != Nftables || answer.Error != "line 7" {
+		t.Fatalf("%+v", answer)
+	}
+	did(t, system)
+}
+
+func TestWhatWasCutOffIsFinished(t *testing.T) {
+	router, system := router(t)
+	system.fails["interfaces"] = errors.New("no card")
+	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{}))))
+	if answer.Hash != "" || answer.File != Interfaces {
+		t.Fatalf("%+v", answer)
+	}
+	did(t, system, "settings", "wall", "interfaces")
+	delete(system.fails, "interfaces")
+	answer = router.Apply(strings.NewReader(text(t, bundle(map[string]string{}))))
+	if answer.Error != "" || answer.Hash == "" {
+		t.Fatalf("%+v", answer)
+	}
+	did(t, system, "interfaces", "serve anew", "serve", "forward")
+}
+
+func TestABundleThatIsNoneIsRefused(t *testing.T) {
+	router, system := router(t)
+	forged := bundle(map[string]string{})
+	other := "other"
+	forged.Documents[Hosts] = Document{Hash: forged.Documents[Hosts].Hash, Content: &other}
+	mixed := bundle(map[string]string{})
+	mixed.Hash = bundle(map[string]string{Hosts: "other"}).Hash
+	few := bundle(map[string]string{})
+	delete(few.Documents, Hosts)
+	for _, input := range []string{"", "{}", "[]", `{"hash":"x","documents":{},"more":1}`, text(t, forged), text(t, mixed), text(t, few)} {
+		if answer := router.Apply(strings.NewReader(input)); answer.Error == "" || answer.Hash != "" {
+			t.Errorf("%q: %+v", input, answer)
+		}
+	}
+	did(t, system)
+}
+
+func TestSettingsAreOfTheNetwork(t *testing.T) {
+	file := filepath.Join(t.TempDir(), Sysctl)
+	for text, good := range map[string]bool{"net.ipv4.a = 1\n": true, "kernel.core_pattern = |x\n": false, "net./../x = 1\n": false, "net.a=1\n": false} {
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := readSettings(file); (err == nil) != good {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
