@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use crate::datacentre::{Datacentre, Live};
+use crate::datacentre::{Datacentre, Live, ours};
 use crate::faults::{Call, Faults, Odds, Stop};
 
 /// A dead operator is back after this time.
@@ -15,6 +16,9 @@ const RESTART: Duration = Duration::from_secs(3);
 
 /// A site in which nothing has changed for so long is quiet: longer than the pauses of controllers that wait.
 const QUIET: Duration = Duration::from_secs(75);
+
+/// A start that failed again and again is tried again after at most five minutes.
+const LONGEST_PAUSE: Duration = Duration::from_secs(310);
 
 /// A site that isn't quiet after this time never will be.
 const PATIENCE: Duration = Duration::from_secs(3600);
@@ -145,14 +149,24 @@ async fn play(live: &Live, acts: &[Act], done: &mut usize, begin: Timestamp, fau
         if last != seen {
             (calls, seen) = (faults.calls(), last);
         }
-        let quiet = Duration::try_from(now.duration_since(last)).unwrap_or_default() >= QUIET;
-        if quiet {
+        let silence = Duration::try_from(now.duration_since(last)).unwrap_or_default();
+        if silence >= QUIET && (silence >= LONGEST_PAUSE || !backs_off(live)) {
             return calls;
         }
         let late = Duration::try_from(now.duration_since(begin)).unwrap_or_default() > PATIENCE;
         assert!(!late, "never quiet: {:?}", recent(live));
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// Whether a machine waits for its next try.
+fn backs_off(live: &Live) -> bool {
+    let backs_off = |machine: &Value| ready(machine).is_some_and(|ready| ready["reason"] == "BackOff");
+    live.api.with(|store, _| store.list(&ours("virtualmachines"), "").iter().any(|machine| backs_off(machine)))
+}
+
+fn ready(object: &Value) -> Option<&Value> {
+    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == "Ready")
 }
 
 /// What changed last, for a person to look at.

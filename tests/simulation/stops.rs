@@ -44,7 +44,7 @@ fn a_stop_at_any_call_changes_nothing_in_the_end() {
 /// Before and after every call; in a short run before or after every so-manieth.
 fn stops(calls: u64) -> Vec<Stop> {
     let both = (1..=calls).flat_map(|call| [Stop::Before(call), Stop::After(call)]);
-    if soaks() { both.collect() } else { share(both.collect(), 120) }
+    if soaks() { both.collect() } else { share(both.collect(), 200) }
 }
 
 fn try_all(flow: &Flow, clean: &Driven, stops: &[Stop]) -> Vec<Trouble> {
