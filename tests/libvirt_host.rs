@@ -15,7 +15,7 @@ use cascina::libvirt::{
     CallObserver, ConsoleLog, Credentials, DataDisk, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Host,
     HostConfig, HostError, Kernel, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
 };
-use cascina::network::MacAddress;
+use cascina::network::{Hold, MacAddress};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -145,9 +145,7 @@ fn machine(name: &str, octet: u8) -> DomainSpec {
         nics: vec![Nic {
             bridge: "br-private".to_owned(),
             mac: MacAddress::of(address),
-            address,
-            farm: "172.31.250.0/24".parse().unwrap(),
-            rules: RuleSet::Machine,
+            hold: Hold::Machine(address),
             bandwidth: None,
         }],
         shared_storage: false,

@@ -9,7 +9,6 @@ use std::fmt::Display;
 use super::spec::{ConsoleLog, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic};
 use super::tag::{self, DOMAIN_PREFIX};
 use crate::api::{Bandwidth, Bytes, DiskFormat, Virtualization};
-use crate::network::filters;
 use crate::text::printable;
 use crate::xml::Element;
 
@@ -45,7 +44,7 @@ pub fn is_name(name: &str) -> bool {
 /// The name of a NIC's device on the host: follows from its address, so that measurements can be told apart. libvirt
 /// would take a name that starts with `vnet` for its own.
 pub(super) fn device(nic: &Nic) -> String {
-    format!("c{:08x}", u32::from(nic.address))
+    format!("c{:08x}", u32::from(nic.hold.address()))
 }
 
 /// The volumes that a domain uses.
@@ -206,10 +205,10 @@ pub(super) const fn format_name(format: DiskFormat) -> &'static str {
 
 /// A network card.
 pub(super) fn interface(nic: &Nic) -> Element {
-    let parameters = filters::parameters(nic.address, nic.farm);
+    let parameters = nic.hold.parameters().into_iter();
     let parameters =
         parameters.map(|(name, value)| Element::new("parameter").attribute("name", name).attribute("value", value));
-    let filter = Element::new("filterref").attribute("filter", nic.rules.filter_name()).children(parameters);
+    let filter = Element::new("filterref").attribute("filter", nic.hold.rules().filter_name()).children(parameters);
     typed("interface", "bridge")
         .child(Element::new("mac").attribute("address", nic.mac))
         .child(Element::new("source").attribute("bridge", &nic.bridge))
@@ -240,7 +239,7 @@ mod tests {
     use super::super::samples::{paths, spec, with_kernel};
     use super::super::tag::tests::any_tag;
     use super::*;
-    use crate::network::RuleSet;
+    use crate::network::Hold;
     use crate::xml::tests::parse;
     use proptest::prelude::*;
     use virt::connect::Connect;
@@ -257,7 +256,7 @@ mod tests {
     #[test]
     fn a_router_on_shared_storage() {
         let mut router = DomainSpec { virtualization: Virtualization::Kvm, shared_storage: true, ..with_kernel() };
-        router.nics[0].rules = RuleSet::Router;
+        router.nics[0].hold = Hold::Router("172.16.1.0/24".parse().unwrap());
         insta::assert_snapshot!(xml(&router));
     }
 

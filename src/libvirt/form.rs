@@ -46,8 +46,8 @@ pub struct NicForm {
     pub bridge: Option<String>,
     /// The filter that it is behind.
     pub filter: Option<String>,
-    /// The filter's parameters.
-    pub parameters: BTreeMap<String, String>,
+    /// The filter's parameters, some of which may be given more than once.
+    pub parameters: BTreeSet<(String, String)>,
     /// Whether its cable is pulled.
     pub is_cut: bool,
 }

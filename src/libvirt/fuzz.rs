@@ -60,7 +60,8 @@ pub(crate) fn host_answers(data: &[u8]) {
     let form = DomainForm::read(&domain);
     assert!(form.disks.len() <= 32 && form.nics.len() <= 32 && form.kernel.len() <= 3);
     let shown = form.kernel.iter().chain(form.disks.keys()).chain(form.disks.values());
-    let shown = shown.chain(form.nics.iter().flat_map(|nic| nic.parameters.values().chain(&nic.filter)));
+    let shown =
+        shown.chain(form.nics.iter().flat_map(|nic| nic.parameters.iter().map(|(_, value)| value).chain(&nic.filter)));
     for text in shown {
         assert!(text.len() <= 4096 && !text.contains(is_hidden), "{text:?}");
     }

@@ -54,18 +54,11 @@ fn cut(card: &Element) -> Element {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::network::{MacAddress, RuleSet};
+    use crate::network::{Hold, MacAddress, RuleSet};
 
     fn nic() -> Nic {
         let address = "172.16.1.10".parse().unwrap();
-        Nic {
-            bridge: "br0".into(),
-            mac: MacAddress::of(address),
-            address,
-            farm: "172.16.1.0/24".parse().unwrap(),
-            rules: RuleSet::Machine,
-            bandwidth: None,
-        }
+        Nic { bridge: "br0".into(), mac: MacAddress::of(address), hold: Hold::Machine(address), bandwidth: None }
     }
 
     #[test]

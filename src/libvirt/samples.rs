@@ -7,7 +7,7 @@ use super::spec::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk,
 };
 use crate::api::{Bytes, DiskFormat, Virtualization};
-use crate::network::{MacAddress, RuleSet};
+use crate::network::{Hold, MacAddress};
 
 pub(super) fn spec() -> DomainSpec {
     let uuid = Uuid::from_u128(0x1234);
@@ -34,9 +34,7 @@ pub(super) fn spec() -> DomainSpec {
         nics: vec![Nic {
             bridge: "br0".into(),
             mac: MacAddress::of(address),
-            address,
-            farm: "172.16.1.0/24".parse().unwrap(),
-            rules: RuleSet::Machine,
+            hold: Hold::Machine(address),
             bandwidth: None,
         }],
         shared_storage: false,

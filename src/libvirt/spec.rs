@@ -1,14 +1,13 @@
 //! What is made on a host: domains, their cards and disks, volumes. Plain data.
 
 use std::fmt;
-use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::api::{Bandwidth, Bytes, DiskFormat, Virtualization};
-use crate::network::{FarmNetwork, MacAddress, RuleSet};
+use crate::network::{Hold, MacAddress};
 
 /// The UUID of a domain: its `VirtualMachine`'s `metadata.uid`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -54,12 +53,8 @@ pub struct Nic {
     pub bridge: String,
     /// Its MAC address.
     pub mac: MacAddress,
-    /// The only address it may use.
-    pub address: Ipv4Addr,
-    /// The farm's network: the only one it may speak with.
-    pub farm: FarmNetwork,
-    /// The rules that hold it to that.
-    pub rules: RuleSet,
+    /// What it is held to.
+    pub hold: Hold,
     /// What it carries at most.
     pub bandwidth: Option<Bandwidth>,
 }

@@ -7,6 +7,6 @@ mod names;
 pub mod router;
 
 pub use farm_network::{FarmNetwork, HostNumber, NotAFarmNetwork, free_network, numbered_network};
-pub use filters::RuleSet;
+pub use filters::{Hold, RuleSet};
 pub use mac::{BadMac, MacAddress};
 pub use names::{BadName, DomainName, Hostname};

@@ -164,7 +164,7 @@ fn nothing_leaks_while_rules_and_daemons_change() {
     farms.define(&[(EARLIER.to_owned(), earlier_rules())]);
     farms.bind_to(&farms.guests, |rules| match rules {
         RuleSet::Machine => EARLIER.to_owned(),
-        RuleSet::Router => rules.filter_name(),
+        RuleSet::Router | RuleSet::Public => rules.filter_name(),
     });
     farms.settle();
     let mut run = 1000;

@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use cascina::network::filters::{self, RuleSet};
+use cascina::network::filters::{Hold, RuleSet};
 use cascina::network::{FarmNetwork, MacAddress};
 
 use super::ears::Ear;
@@ -90,9 +90,13 @@ impl Guest {
     pub fn binding(&self, filter: &str) -> String {
         let Self { port, number, address, .. } = self;
         let mac = MacAddress::of(*address);
-        let parameters = filters::parameters(*address, farm_network(self.farm))
-            .map(|(name, value)| format!("<parameter name='{name}' value='{value}'/>"))
-            .concat();
+        let hold = match self.rules {
+            RuleSet::Router => Hold::Router(FarmNetwork::of(*address)),
+            _ => Hold::Machine(*address),
+        };
+        let parameters = hold.parameters().into_iter();
+        let parameters: String =
+            parameters.map(|(name, value)| format!("<parameter name='{name}' value='{value}'/>")).collect();
         format!(
             "<filterbinding><owner><name>{port}</name><uuid>00000000-0000-4000-8000-{number:012}</uuid></owner>\
              <portdev name='{port}'/><mac address='{mac}'/>\
@@ -104,8 +108,4 @@ impl Guest {
 /// An address in one of the two farms, which lie where the box's operator begins last.
 pub fn farm_address(farm: usize, last: u8) -> Ipv4Addr {
     Ipv4Addr::new(172, 16, 241 + u8::try_from(farm).unwrap(), last)
-}
-
-fn farm_network(farm: usize) -> FarmNetwork {
-    format!("{}/24", farm_address(farm, 0)).parse().unwrap()
 }

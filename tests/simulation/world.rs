@@ -205,7 +205,7 @@ impl Domain {
 
     /// The filters that its cards refer to.
     pub fn filters(&self) -> impl Iterator<Item = String> + '_ {
-        self.spec.nics.iter().map(|nic| RuleSet::filter_name(nic.rules))
+        self.spec.nics.iter().map(|nic| RuleSet::filter_name(nic.hold.rules()))
     }
 }
 

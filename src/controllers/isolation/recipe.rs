@@ -12,9 +12,9 @@ use super::verdict::Nonce;
 use crate::api::site::{SelfTest, Site};
 use crate::api::{Bytes, Hypervisor, PinnedImage};
 use crate::libvirt::{
-    ConsoleLog, DomainRole, DomainSpec, DomainUuid, Firmware, GuestCommand, Kernel, Nic, OwnershipTag, RuleSet,
+    ConsoleLog, DomainRole, DomainSpec, DomainUuid, Firmware, GuestCommand, Kernel, Nic, OwnershipTag,
 };
-use crate::network::{FarmNetwork, MacAddress, numbered_network};
+use crate::network::{FarmNetwork, Hold, MacAddress, numbered_network};
 
 /// A canary's memory.
 const MEMORY: Bytes = Bytes::mebi(128);
@@ -57,16 +57,14 @@ impl Stage {
     }
 
     /// The cards in the order in which the canary's program wants them: attacker, victim, peer, outsider.
-    fn cards(self) -> impl Iterator<Item = (Ipv4Addr, FarmNetwork)> {
-        let inside = self.inside.machine_addresses().take(3).map(move |address| (address, self.inside));
-        let outside = self.outside.machine_addresses().take(1).map(move |address| (address, self.outside));
-        inside.chain(outside)
+    fn cards(self) -> impl Iterator<Item = Ipv4Addr> {
+        self.inside.machine_addresses().take(3).chain(self.outside.machine_addresses().take(1))
     }
 
     /// The command by which a canary attacks itself.
     #[must_use]
     pub fn attack(self, nonce: Nonce) -> GuestCommand {
-        let cards = self.cards().map(|(address, _)| address.to_string());
+        let cards = self.cards().map(|address| address.to_string());
         let arguments = ["run".to_owned(), nonce.to_string()].into_iter().chain(cards).collect();
         GuestCommand { program: PROGRAM.to_owned(), arguments, within: WITHIN }
     }
@@ -86,12 +84,10 @@ pub fn canary(cluster: &str, hypervisor: &Hypervisor, stage: Stage, image: &Pinn
     let uid: Uuid = hypervisor.uid()?.parse().ok()?;
     let kernel = image.kernel.as_ref()?;
     let spec = &hypervisor.spec;
-    let card = |(address, farm)| Nic {
+    let card = |address| Nic {
         bridge: spec.networks.private.bridge.clone(),
         mac: MacAddress::of(address),
-        address,
-        farm,
-        rules: RuleSet::Machine,
+        hold: Hold::Machine(address),
         bandwidth: None,
     };
     let mut domain = DomainSpec {

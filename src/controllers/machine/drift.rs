@@ -58,7 +58,7 @@ pub fn correct(mut plan: Plan, want: &Want, seen: &View) -> Plan {
         let mut repairs: Vec<_> = drifts.iter().filter_map(|drift| drift.kind.repair(want.drift)).collect();
         repairs.dedup();
         if repairs.contains(&Step::MendNics) {
-            repairs.splice(0..0, seen.nic.iter().map(|nic| Step::EnsureFilter(nic.rules)));
+            repairs.splice(0..0, seen.nic.iter().map(|nic| Step::EnsureFilter(nic.hold.rules())));
         }
         plan.repairs = repairs;
     }
@@ -128,7 +128,7 @@ fn network_card(nic: &Nic, forms: &Forms, is_current: bool) -> Option<Drift> {
     let what = match &card.filter {
         None => "its card is behind no filter".to_owned(),
         // One of another version has the rules of this one.
-        Some(filter) if !nic.rules.is_version(filter) => format!("its card is behind the filter {filter}"),
+        Some(filter) if !nic.hold.rules().is_version(filter) => format!("its card is behind the filter {filter}"),
         Some(_) if card.parameters != wanted.parameters => "the parameters of its card's filter are others".to_owned(),
         Some(_) if is_current && card.bridge != wanted.bridge => {
             format!("its card is at {} instead of the bridge {}", card.bridge.as_deref().unwrap_or("none"), nic.bridge)

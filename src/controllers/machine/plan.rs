@@ -179,7 +179,7 @@ fn make(seen: &View, now: Timestamp) -> Plan {
 
 /// Before every start, whatever a survey told: an idle host's filters are removed, perhaps since it was read.
 fn filters(recipe: &Recipe) -> Vec<Step> {
-    let sets: BTreeSet<_> = recipe.domain.nics.iter().map(|nic| nic.rules).collect();
+    let sets: BTreeSet<_> = recipe.domain.nics.iter().map(|nic| nic.hold.rules()).collect();
     sets.into_iter().map(Step::EnsureFilter).collect()
 }
 

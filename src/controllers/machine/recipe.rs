@@ -10,10 +10,9 @@ use crate::api::{
 };
 use crate::guest::{self, Guest, GuestError, GuestNic, Seed, UserDataText};
 use crate::libvirt::{
-    ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, RuleSet,
-    VolumeSpec,
+    ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };
-use crate::network::{FarmNetwork, MacAddress};
+use crate::network::{FarmNetwork, Hold, MacAddress};
 
 /// All that is made on the host for a machine.
 #[derive(Clone, Debug)]
@@ -75,7 +74,7 @@ pub struct Ingredients<'a> {
 pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let uid = uid(from.machine)?;
     let status = from.machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
-    let (address, network) = place_in_network(status, from.farm)?;
+    let address = address_in_farm(status, from.farm)?;
     let pinned = |what: &str| Refusal::new("NotPlaced", format!("placement has not pinned the {what} yet"));
     let flavour = status.flavour.as_ref().ok_or_else(|| pinned("flavour"))?;
     let image = status.image.as_ref().ok_or_else(|| pinned("image"))?;
@@ -84,7 +83,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let seed = guest::seed(&guest(from, uid, address)?)?;
     let seed_volume = guest::seed_volume(uid, &seed.hash);
     let (root, data, volumes) = disks(uid, flavour, image);
-    let nic = card(from.hypervisor, address, network, flavour.bandwidth);
+    let nic = card(from.hypervisor, address, flavour.bandwidth);
     let (namespace, name) = names(from.machine);
     let mut domain = DomainSpec {
         uuid: DomainUuid(uid),
@@ -113,18 +112,16 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
 /// What it waits for.
 pub fn nic(machine: &VirtualMachine, farm: &VirtualFarm, hypervisor: &Hypervisor) -> Result<Nic, Refusal> {
     let status = machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
-    let (address, network) = place_in_network(status, farm)?;
+    let address = address_in_farm(status, farm)?;
     let bandwidth = status.flavour.as_ref().and_then(|flavour| flavour.bandwidth);
-    Ok(card(hypervisor, address, network, bandwidth))
+    Ok(card(hypervisor, address, bandwidth))
 }
 
-fn card(hypervisor: &Hypervisor, address: Ipv4Addr, farm: FarmNetwork, bandwidth: Option<Bandwidth>) -> Nic {
+fn card(hypervisor: &Hypervisor, address: Ipv4Addr, bandwidth: Option<Bandwidth>) -> Nic {
     Nic {
         bridge: hypervisor.spec.networks.private.bridge.clone(),
         mac: MacAddress::of(address),
-        address,
-        farm,
-        rules: RuleSet::Machine,
+        hold: Hold::Machine(address),
         bandwidth,
     }
 }
@@ -151,7 +148,8 @@ pub fn uid(machine: &VirtualMachine) -> Result<Uuid, Refusal> {
     uid.ok_or_else(|| Refusal::new("NoUid", "the object has no uid that is a UUID"))
 }
 
-fn place_in_network(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<(Ipv4Addr, FarmNetwork), Refusal> {
+/// The machine's address, which is one of its farm's.
+fn address_in_farm(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<Ipv4Addr, Refusal> {
     let not_ready = || Refusal::new("NetworkNotReady", "the farm has no network or the machine no address yet");
     let network = farm.status.as_ref().and_then(|status| status.network.as_deref()).ok_or_else(not_ready)?;
     let network: FarmNetwork = network.parse().map_err(|_| not_ready())?;
@@ -160,7 +158,7 @@ fn place_in_network(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result
         let message = format!("the address {address} is not one of the farm's network {network}; delete the machine");
         return Err(Refusal::new("WrongAddress", message));
     }
-    Ok((address, network))
+    Ok(address)
 }
 
 fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, Refusal> {

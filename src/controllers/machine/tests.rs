@@ -20,7 +20,7 @@ use crate::libvirt::{
     ConsoleLog, DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Forms, Kernel, Nic, NicForm,
     OwnershipTag, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
 };
-use crate::network::MacAddress;
+use crate::network::{Hold, MacAddress};
 
 const UID: Uuid = Uuid::from_u128(0x6f0c_6a5e_0000_4000_8000_0000_0000_000a);
 const NOW: i64 = 1_000;
@@ -58,9 +58,7 @@ fn recipe() -> Recipe {
             nics: vec![Nic {
                 bridge: "br0".into(),
                 mac: MacAddress::of(address),
-                address,
-                farm: "172.16.1.0/24".parse().unwrap(),
-                rules: RuleSet::Machine,
+                hold: Hold::Machine(address),
                 bandwidth: None,
             }],
             shared_storage: false,
@@ -461,7 +459,7 @@ fn a_card_that_may_not_be_behind_its_filter_is_put_right_under_either_policy() {
     let changes: [fn(&mut NicForm); 4] = [
         |card| card.filter = None,
         |card| card.filter = Some("clean-traffic".into()),
-        |card| drop(card.parameters.insert("IP".into(), "172.16.1.11".into())),
+        |card| _ = card.parameters.insert(("IP".into(), "172.16.1.11".into())),
         |card| card.bridge = Some("br1".into()),
     ];
     for change in changes {

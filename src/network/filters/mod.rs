@@ -1,6 +1,7 @@
 //! The rules that hold a NIC to its address and its farm, as data, and the libvirt filter that carries them.
 //!
-//! Two constant sets; what differs between NICs are the parameters that [`parameters`] gives. They list what passes and
+//! Three constant sets; what differs between NICs are the parameters, which follow from what a NIC is held
+//! to ([`Hold`]). The sets list what passes and
 //! end with a rule that drops everything else both ways: tagged frames, IPv6, STP, LLDP, multicast need no rule of
 //! their own. The farm is told by five bytes of MAC address, judged on the sender's port *and* on the receiver's, so that
 //! a port whose rules are missing harms only itself. All rules stand in libvirt's root chain, which the kernel runs
@@ -10,20 +11,20 @@
 //! is judged earlier. Each rule costs time at every start of a guest (about 40 ms on a slow host, one NIC at a time),
 //! so they are few.
 
+mod hold;
 mod rules;
 #[cfg(test)]
 mod tests;
 
-use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::FarmNetwork;
 use crate::xml::{BadText, Element};
+pub use hold::Hold;
 pub use rules::{Action, Direction, Frames, Protocol, Rule};
-use rules::{MACHINE, ROUTER};
+use rules::{MACHINE, PUBLIC, ROUTER};
 
 /// What the names of all our filters start with.
 pub const FILTER_PREFIX: &str = "cascina-";
@@ -35,6 +36,8 @@ pub enum RuleSet {
     Machine,
     /// The farm's side of a router.
     Router,
+    /// The public side of a router.
+    Public,
 }
 
 /// The priorities that the rule which drops everything else may have: it is the last with either.
@@ -60,8 +63,8 @@ fn with_priority(xml: &str, before: &str, after: &str) -> String {
 }
 
 impl RuleSet {
-    /// Both sets.
-    pub const ALL: [Self; 2] = [Self::Machine, Self::Router];
+    /// All sets.
+    pub const ALL: [Self; 3] = [Self::Machine, Self::Router, Self::Public];
 
     /// Its rules, in the order in which they are judged.
     #[must_use]
@@ -69,6 +72,7 @@ impl RuleSet {
         match self {
             Self::Machine => MACHINE,
             Self::Router => ROUTER,
+            Self::Public => PUBLIC,
         }
     }
 
@@ -90,6 +94,7 @@ impl RuleSet {
         match self {
             Self::Machine => "machine",
             Self::Router => "router",
+            Self::Public => "public",
         }
     }
 
@@ -120,9 +125,11 @@ impl RuleSet {
     fn digest(self) -> [u8; 32] {
         static MACHINE_DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
         static ROUTER_DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
+        static PUBLIC_DIGEST: OnceLock<[u8; 32]> = OnceLock::new();
         let known = match self {
             Self::Machine => &MACHINE_DIGEST,
             Self::Router => &ROUTER_DIGEST,
+            Self::Public => &PUBLIC_DIGEST,
         };
         *known.get_or_init(|| {
             let mut digest = Sha256::new();
@@ -132,17 +139,4 @@ impl RuleSet {
             digest.finalize().into()
         })
     }
-}
-
-/// The parameters of a NIC that the rules speak of, besides `MAC`, which libvirt sets itself.
-///
-/// libvirt must not learn the address by listening (`CTRL_IP_LEARNING`): it would believe a guest's first packet.
-#[must_use]
-pub fn parameters(address: Ipv4Addr, farm: FarmNetwork) -> [(&'static str, String); 4] {
-    [
-        ("CTRL_IP_LEARNING", "none".to_owned()),
-        ("FARMMAC", farm.mac_prefix().to_string()),
-        ("FARMNET", farm.network().to_string()),
-        ("IP", address.to_string()),
-    ]
 }

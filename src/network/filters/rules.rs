@@ -128,6 +128,13 @@ const ARP_FROM_FARM: Rule =
     accept(Direction::In, -903, frames(Protocol::Mac, &[FROM_FARM, FROM_FARM_MASK, ("protocolid", "arp")]));
 const IP_FROM_FARM: Rule =
     accept(Direction::In, -820, frames(Protocol::Mac, &[FROM_FARM, FROM_FARM_MASK, ("protocolid", "ipv4")]));
+/// To anybody, under any of its addresses: an iterator of its own (`[@1]`) goes through them, where libvirt would step through
+/// MAC and addresses side by side.
+const ARP_AS_ITSELF: Rule =
+    accept(Direction::Out, -905, frames(Protocol::Arp, &[OWN_ARP_MAC, ("arpsrcipaddr", "$IP[@1]")]));
+pub(super) const IP_AS_ITSELF: Rule = accept(Direction::Out, -850, frames(Protocol::Ip, &[OWN_IP]));
+const ARP_FROM_ALL: Rule = accept(Direction::In, -903, frames(Protocol::Mac, &[("protocolid", "arp")]));
+const IP_FROM_ALL: Rule = accept(Direction::In, -820, frames(Protocol::Mac, &[("protocolid", "ipv4")]));
 pub(super) const NOTHING_ELSE: Rule =
     Rule { action: Action::Drop, direction: Direction::Both, priority: 1000, frames: None };
 
@@ -161,6 +168,20 @@ pub(super) const ROUTER: &[Rule] = &[
     ROUTED,
     ARP_FROM_FARM,
     IP_FROM_FARM,
+    NOTHING_ELSE,
+];
+
+/// The public network is nobody's farm: a router hears all there that is IPv4, and speaks under its own addresses only.
+/// It answers no DHCP there and calls no group.
+pub(super) const PUBLIC: &[Rule] = &[
+    FORGED_SENDER,
+    ARP_AS_ITSELF,
+    ANNOUNCEMENT,
+    DHCP_ANSWER,
+    MULTICAST,
+    IP_AS_ITSELF,
+    ARP_FROM_ALL,
+    IP_FROM_ALL,
     NOTHING_ELSE,
 ];
 
