@@ -65,6 +65,8 @@ func (router Router) apply(input io.Reader) ([]string, error) {
 	if err := router.System.Prepared(); err != nil {
 		return nil, err
 	}
+	done := router.inForce()
+	changed := func(name string) bool { return done[name] != bundle.Documents[name].Hash }
 	current := filepath.Join(router.Folder, "current")
 	before, _ := os.Readlink(current)
 	next := filepath.Join(router.Folder, "files-"+bundle.Hash[:12])
@@ -73,7 +75,7 @@ func (router Router) apply(input io.Reader) ([]string, error) {
 			_ = os.RemoveAll(next)
 			return missing, err
 		}
-		if err := router.System.Check(next); err != nil {
+		if err := router.System.Check(next, changed); err != nil {
 			_ = os.RemoveAll(next)
 			return nil, err
 		}
@@ -84,38 +86,38 @@ func (router Router) apply(input io.Reader) ([]string, error) {
 			_ = os.RemoveAll(before)
 		}
 	}
-	return nil, router.enforce(bundle, current)
+	return nil, router.enforce(bundle, current, done, changed)
 }
 
 // enforce makes the system work by the files, those that changed, and notes each that it does work by.
-func (router Router) enforce(bundle *Bundle, current string) error {
-	done := router.inForce()
-	changed := func(name string) bool { return done[name] != bundle.Documents[name].Hash }
-	note := func(names ...string) error {
-		for _, name := range names {
-			done[name] = bundle.Documents[name].Hash
-		}
+func (router Router) enforce(bundle *Bundle, current string, done Hashes, changed func(string) bool) error {
+	note := func(name string) error {
+		done[name] = bundle.Documents[name].Hash
 		return router.remember(done)
 	}
-	// First the wall, then what it stands before; last of all, packets pass.
+	// First the wall, then what it stands before; last of all, packets pass. A file is noted at the last step that reads it.
 	for _, step := range []struct {
-		names []string
+		reads []string
 		run   func(folder string) error
+		notes []string
 	}{
-		{[]string{Sysctl}, router.System.Settings},
-		{[]string{Nftables}, router.System.Wall},
-		{[]string{Interfaces, Wireguard}, router.System.Interfaces},
-		{[]string{Dnsmasq}, router.System.ServeAnew},
-		{[]string{Hosts, Reservations}, router.System.Serve},
+		{[]string{Sysctl}, router.System.Settings, []string{Sysctl}},
+		{[]string{Nftables}, router.System.Wall, []string{Nftables}},
+		{[]string{Interfaces}, router.System.Cards, nil},
+		{[]string{Interfaces, Wireguard}, router.System.Tunnel, []string{Interfaces, Wireguard}},
+		{[]string{Dnsmasq}, router.System.ServeAnew, []string{Dnsmasq}},
+		{[]string{Hosts, Reservations}, router.System.Serve, []string{Hosts, Reservations}},
 	} {
-		if !anyOf(step.names, changed) {
+		if !anyOf(step.reads, changed) {
 			continue
 		}
 		if err := step.run(current); err != nil {
-			return Fault{step.names[0], err}
+			return Fault{step.reads[0], err}
 		}
-		if err := note(step.names...); err != nil {
-			return err
+		for _, name := range step.notes {
+			if err := note(name); err != nil {
+				return err
+			}
 		}
 	}
 	return router.System.Forward()

@@ -70,8 +70,8 @@ func ask[T any](arguments ...string) ([]T, error) {
 	return answer, json.Unmarshal(text, &answer)
 }
 
-// Interfaces makes cards, tunnel and routes what the files say.
-func (Linux) Interfaces(folder string) error {
+// Cards makes them what the file says.
+func (Linux) Cards(folder string) error {
 	cards, err := readInterfaces(filepath.Join(folder, Interfaces))
 	if err != nil {
 		return err
@@ -80,9 +80,16 @@ func (Linux) Interfaces(folder string) error {
 		return err
 	}
 	if cards.Public != nil {
-		if err := cards.Public.enforce("public"); err != nil {
-			return err
-		}
+		return cards.Public.enforce("public")
+	}
+	return nil
+}
+
+// Tunnel makes the tunnel and its routes what the files say.
+func (Linux) Tunnel(folder string) error {
+	cards, err := readInterfaces(filepath.Join(folder, Interfaces))
+	if err != nil {
+		return err
 	}
 	return cards.VPN.enforce(filepath.Join(folder, Wireguard))
 }

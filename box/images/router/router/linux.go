@@ -15,14 +15,16 @@ import (
 type System interface {
 	// Prepared waits until the kernel has what the files need.
 	Prepared() error
-	// Check tells whether the files of a folder could be put in force. It changes nothing.
-	Check(folder string) error
+	// Check tells whether the files of a folder that changed could be put in force. It changes nothing.
+	Check(folder string, changed func(name string) bool) error
 	// Settings are the kernel's.
 	Settings(folder string) error
 	// Wall is NAT and firewall.
 	Wall(folder string) error
-	// Interfaces are cards, addresses, tunnels and routes.
-	Interfaces(folder string) error
+	// Cards are the farm's and the public one, with addresses and the way on.
+	Cards(folder string) error
+	// Tunnel leads to other farms.
+	Tunnel(folder string) error
 	// ServeAnew starts DNS and DHCP with another configuration.
 	ServeAnew(folder string) error
 	// Serve lets them know of other machines.
@@ -73,22 +75,23 @@ func (Linux) Prepared() error {
 }
 
 // Check asks the programs that will read the files.
-func (Linux) Check(folder string) error {
-	file := func(name string) string { return filepath.Join(folder, name) }
-	if _, err := readInterfaces(file(Interfaces)); err != nil {
-		return Fault{Interfaces, err}
-	}
-	if _, err := readSettings(file(Sysctl)); err != nil {
-		return Fault{Sysctl, err}
-	}
-	if err := do("nft", "--check", "--file", file(Nftables)); err != nil {
-		return Fault{Nftables, err}
-	}
-	if err := do("dnsmasq", "--test", "--conf-file="+file(Dnsmasq)); err != nil {
-		return Fault{Dnsmasq, err}
-	}
-	if err := checkTunnels(file(Wireguard)); err != nil {
-		return Fault{Wireguard, err}
+func (Linux) Check(folder string, changed func(string) bool) error {
+	for _, check := range []struct {
+		name string
+		of   func(file string) error
+	}{
+		{Interfaces, func(file string) error { _, err := readInterfaces(file); return err }},
+		{Sysctl, func(file string) error { _, err := readSettings(file); return err }},
+		{Nftables, func(file string) error { return do("nft", "--check", "--file", file) }},
+		{Dnsmasq, func(file string) error { return do("dnsmasq", "--test", "--conf-file="+file) }},
+		{Wireguard, checkTunnels},
+	} {
+		if !changed(check.name) {
+			continue
+		}
+		if err := check.of(filepath.Join(folder, check.name)); err != nil {
+			return Fault{check.name, err}
+		}
 	}
 	return nil
 }

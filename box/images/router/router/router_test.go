@@ -20,15 +20,16 @@ func (system fake) step(name string) error {
 	*system.did = append(*system.did, name)
 	return system.fails[name]
 }
-func (system fake) Prepared() error         { return nil }
-func (system fake) Check(string) error      { return system.fails["check"] }
-func (system fake) Settings(string) error   { return system.step("settings") }
-func (system fake) Wall(string) error       { return system.step("wall") }
-func (system fake) Interfaces(string) error { return system.step("interfaces") }
-func (system fake) ServeAnew(string) error  { return system.step("serve anew") }
-func (system fake) Serve(string) error      { return system.step("serve") }
-func (system fake) Forward() error          { return system.step("forward") }
-func (system fake) Counts() Counts          { return Counts{} }
+func (system fake) Prepared() error                       { return nil }
+func (system fake) Check(string, func(string) bool) error { return system.fails["check"] }
+func (system fake) Settings(string) error                 { return system.step("settings") }
+func (system fake) Wall(string) error                     { return system.step("wall") }
+func (system fake) Cards(string) error                    { return system.step("cards") }
+func (system fake) Tunnel(string) error                   { return system.step("tunnel") }
+func (system fake) ServeAnew(string) error                { return system.step("serve anew") }
+func (system fake) Serve(string) error                    { return system.step("serve") }
+func (system fake) Forward() error                        { return system.step("forward") }
+func (system fake) Counts() Counts                        { return Counts{} }
 func text(t *testing.T, bundle Bundle) string {
 	t.Helper()
 	text, err := json.Marshal(bundle)
@@ -73,7 +74,7 @@ func TestEverythingIsPutInForceOnceAndThenWhatChanged(t *testing.T) {
 	if answer.Error != "" || answer.Hash != bundle(contents).Hash {
 		t.Fatalf("%+v", answer)
 	}
-	did(t, system, "settings", "wall", "interfaces", "serve anew", "serve", "forward")
+	did(t, system, "settings", "wall", "cards", "tunnel", "serve anew", "serve", "forward")
 	router.Apply(strings.NewReader(text(t, bundle(contents))))
 	did(t, system, "forward")
 	contents[Hosts] = "two"
@@ -82,6 +83,9 @@ func TestEverythingIsPutInForceOnceAndThenWhatChanged(t *testing.T) {
 		t.Fatalf("%+v", answer)
 	}
 	did(t, system, "serve", "forward")
+	contents[Wireguard] = "another key"
+	router.Apply(strings.NewReader(text(t, bundle(contents))))
+	did(t, system, "tunnel", "forward")
 	if content, err := os.ReadFile(filepath.Join(router.Folder, "current", Nftables)); err != nil || string(content) != "one" {
 		t.Errorf("%q %v", content, err)
 	}
@@ -115,18 +119,18 @@ func TestWhatIsWrongStaysOut(t *testing.T) {
 
 func TestWhatWasCutOffIsFinished(t *testing.T) {
 	router, system := router(t)
-	system.fails["interfaces"] = errors.New("no card")
+	system.fails["cards"] = errors.New("no card")
 	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{}))))
 	if answer.Hash != "" || answer.File != Interfaces {
 		t.Fatalf("%+v", answer)
 	}
-	did(t, system, "settings", "wall", "interfaces")
-	delete(system.fails, "interfaces")
+	did(t, system, "settings", "wall", "cards")
+	delete(system.fails, "cards")
 	answer = router.Apply(strings.NewReader(text(t, bundle(map[string]string{}))))
 	if answer.Error != "" || answer.Hash == "" {
 		t.Fatalf("%+v", answer)
 	}
-	did(t, system, "interfaces", "serve anew", "serve", "forward")
+	did(t, system, "cards", "tunnel", "serve anew", "serve", "forward")
 }
 
 func TestABundleThatIsNoneIsRefused(t *testing.T) {

@@ -1,0 +1,193 @@
+//! A farm with two machines, the outside with two people, and between them the router.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU16;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use cascina::network::router::{Forward, PublicPort, PublicSide, Router, RouterMachine, Transport};
+use cascina::network::{FarmNetwork, HostNumber, MacAddress};
+
+use super::appliance::Appliance;
+
+/// The farm's gateway, and its machines.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 7, 1);
+pub const LOGIN: Ipv4Addr = Ipv4Addr::new(172, 16, 7, 10);
+pub const WORKER: Ipv4Addr = Ipv4Addr::new(172, 16, 7, 2);
+
+/// The router's own public address, and one more.
+pub const PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 20);
+pub const ELASTIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 21);
+
+/// Who is outside: the way on, which is also a friend, and a stranger.
+pub const FRIEND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+pub const STRANGER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+
+/// What is behind the way on: a name server, a web server, and somebody's management network. A name that leads to one of
+/// the networks for documentation is no answer to dnsmasq.
+pub const NAME_SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 53);
+pub const WEB_SERVER: Ipv4Addr = Ipv4Addr::new(198, 19, 77, 80);
+pub const MANAGEMENT: Ipv4Addr = Ipv4Addr::new(10, 9, 8, 7);
+
+/// Another farm: its gateway, its only machine, its router's public address.
+pub const OTHER_GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 9, 1);
+pub const REMOTE: Ipv4Addr = Ipv4Addr::new(172, 16, 9, 5);
+pub const OTHER_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 30);
+
+/// Namespaces, bridges and cables. They go with it.
+pub struct Place {
+    prefix: String,
+    state: PathBuf,
+    /// The router.
+    pub router: Appliance,
+}
+
+/// Who is there besides the routers' host, and with which address.
+const ENDS: [(&str, Ipv4Addr); 5] =
+    [("login", LOGIN), ("worker", WORKER), ("remote", REMOTE), ("friend", FRIEND), ("stranger", STRANGER)];
+
+/// The bridge of an address.
+fn bridge_of(address: Ipv4Addr) -> &'static str {
+    match address.octets() {
+        [172, 16, 7, _] => "farm",
+        [172, 16, 9, _] => "other",
+        _ => "public",
+    }
+}
+
+impl Place {
+    /// Builds all, and boots a router that was told nothing yet; `None`, and a line that says so, without a box.
+    pub fn build() -> Option<Self> {
+        let (Some(state), Ok(index)) = (std::env::var_os("CASCINA_BOX_DIR"), std::env::var("CASCINA_BOX_INDEX")) else {
+            eprintln!("skipped: needs a box (make up, then . .box/env)");
+            return None;
+        };
+        let prefix = format!("cascina{index}-router");
+        forget(&prefix);
+        for name in ENDS.iter().map(|(name, _)| *name).chain(["host"]) {
+            ip(&format!("netns add {prefix}-{name}"));
+            let still = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
+            ip(&format!("netns exec {prefix}-{name} sysctl -qw {still}"));
+            ip(&format!("-n {prefix}-{name} link set lo up"));
+        }
+        for bridge in ["farm", "other", "public"] {
+            ip(&format!("-n {prefix}-host link add br-{bridge} type bridge forward_delay 0 mcast_snooping 0"));
+            ip(&format!("-n {prefix}-host link set br-{bridge} up"));
+        }
+        for (name, address) in ENDS {
+            ip(&format!("-n {prefix}-host link add {name} type veth peer name eth0 netns {prefix}-{name}"));
+            ip(&format!("-n {prefix}-host link set {name} master br-{} up", bridge_of(address)));
+            ip(&format!("-n {prefix}-{name} link set eth0 address {} up", MacAddress::of(address)));
+            ip(&format!("-n {prefix}-{name} address add {address}/24 dev eth0"));
+        }
+        ip(&format!("-n {prefix}-remote route add default via {OTHER_GATEWAY}"));
+        for machine in ["login", "worker"] {
+            ip(&format!("-n {prefix}-{machine} route add default via {GATEWAY}"));
+        }
+        for behind in [NAME_SERVER, WEB_SERVER, MANAGEMENT] {
+            ip(&format!("-n {prefix}-friend address add {behind}/32 dev lo"));
+        }
+        let state = PathBuf::from(state);
+        let router = boot(&prefix, &state, [GATEWAY, PUBLIC]);
+        Some(Self { prefix, state, router })
+    }
+
+    /// The router of the other farm.
+    pub fn other_router(&self) -> Appliance {
+        boot(&self.prefix, &self.state, [OTHER_GATEWAY, OTHER_PUBLIC])
+    }
+
+    /// The namespace of one of them.
+    pub fn of(&self, name: &str) -> String {
+        format!("{}-{name}", self.prefix)
+    }
+
+    /// A command as one of them.
+    pub fn run(&self, name: &str, command: &[&str]) -> Output {
+        Command::new("ip").args(["netns", "exec", &self.of(name)]).args(command).output().unwrap()
+    }
+}
+
+/// A router with a card on the bridge of each of these addresses.
+fn boot(prefix: &str, state: &Path, addresses: [Ipv4Addr; 2]) -> Appliance {
+    let cards = addresses.map(|address| {
+        let tap = format!("tap{:08x}", u32::from(address));
+        ip(&format!("-n {prefix}-host tuntap add {tap} mode tap"));
+        ip(&format!("-n {prefix}-host link set {tap} master br-{} up", bridge_of(address)));
+        (tap, MacAddress::of(address))
+    });
+    Appliance::boot(state, &format!("{prefix}-host"), &cards)
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        forget(&self.prefix);
+    }
+}
+
+fn forget(prefix: &str) {
+    for name in ENDS.iter().map(|(name, _)| *name).chain(["host"]) {
+        let _ = Command::new("ip").args(["netns", "delete", &format!("{prefix}-{name}")]).output();
+    }
+}
+
+#[track_caller]
+pub fn ip(line: &str) {
+    let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
+    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+pub fn port(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).unwrap()
+}
+
+pub fn number(address: Ipv4Addr) -> HostNumber {
+    farm().number_of(address).unwrap()
+}
+
+fn farm() -> FarmNetwork {
+    FarmNetwork::of(GATEWAY)
+}
+
+/// What the other router is told at first.
+pub fn told_other() -> Router {
+    Router {
+        farm: FarmNetwork::of(OTHER_GATEWAY),
+        domain: "other.example".parse().unwrap(),
+        machines: BTreeMap::new(),
+        public: Some(PublicSide { address: OTHER_PUBLIC, prefix: 24, gateway: FRIEND }),
+        forwards: BTreeMap::new(),
+        ..told()
+    }
+}
+
+/// What the router of the place is told at first: ssh to one machine for the friend only, a web page of the other for
+/// everybody.
+pub fn told() -> Router {
+    let machine = |name: &str| RouterMachine { name: name.parse().unwrap(), group: Some("nodes".parse().unwrap()) };
+    let forward = |target, inside: u16, sources: &[&str]| Forward {
+        target: number(target),
+        port: port(inside),
+        sources: sources.iter().map(|source| source.parse().unwrap()).collect(),
+    };
+    let entrance = |number| PublicPort { transport: Transport::Tcp, port: port(number) };
+    Router {
+        farm: farm(),
+        domain: "farm.example".parse().unwrap(),
+        mtu: 1500,
+        machines: [(number(LOGIN), machine("login")), (number(WORKER), machine("worker"))].into(),
+        dns: [NAME_SERVER].into(),
+        public: Some(PublicSide { address: PUBLIC, prefix: 24, gateway: FRIEND }),
+        forwards: [
+            (entrance(2222), forward(LOGIN, 22, &["198.51.100.1/32"])),
+            (entrance(80), forward(WORKER, 8080, &[])),
+        ]
+        .into(),
+        elastic: BTreeMap::new(),
+        egress: Vec::new(),
+        denied: ["10.0.0.0/8", "172.16.0.0/12"].map(|network| network.parse().unwrap()).into(),
+        admitted: [].into(),
+        vpn: None,
+    }
+}

@@ -1,0 +1,49 @@
+//! The largest farm there is.
+
+use cascina::network::FarmNetwork;
+use cascina::network::router::{Forward, PublicPort, Router, RouterMachine, Transport};
+use std::time::Instant;
+
+use super::dns::addresses;
+use super::place::{GATEWAY, LOGIN, Place, WORKER, number, port, told};
+
+fn largest() -> Router {
+    let mut router = told();
+    for address in FarmNetwork::of(GATEWAY).machine_addresses() {
+        let name = format!("farm-workers-{}", address.octets()[3]).parse().unwrap();
+        let machine = RouterMachine { name, group: Some("workers".parse().unwrap()) };
+        router.machines.entry(number(address)).or_insert(machine);
+    }
+    router.forwards = (1..=1000)
+        .map(|entrance| {
+            let source = format!("203.0.{}.0/24", entrance % 256).parse().unwrap();
+            let forward = Forward { target: number(LOGIN), port: port(22), sources: [source].into() };
+            (PublicPort { transport: Transport::Tcp, port: port(entrance) }, forward)
+        })
+        .collect();
+    router
+}
+
+#[test]
+fn a_router_of_253_machines_and_1000_forwards_works_and_takes_one_change_alone() {
+    let Some(place) = Place::build() else { return };
+    let mut router = largest();
+    let begin = Instant::now();
+    let bytes = router.documents().bundle(&Default::default()).len();
+    println!("rendered in {:.1} ms, {} KiB", begin.elapsed().as_secs_f64() * 1000.0, bytes >> 10);
+    let all = place.router.works_by(&router);
+    let login = place.of("login");
+    assert_eq!(addresses(&login, GATEWAY, "farm-workers-200.farm.example").map(|found| found.len()), Some(1));
+
+    router.machines.get_mut(&number(WORKER)).unwrap().name = "renamed".parse().unwrap();
+    let known = place.router.status()["documents"].as_object().unwrap().clone();
+    let known = known.into_iter().map(|(name, hash)| (name, hash.as_str().unwrap().to_owned())).collect();
+    let sent: serde_json::Value = serde_json::from_str(&router.documents().bundle(&known)).unwrap();
+    let sent = sent["documents"].as_object().unwrap();
+    let sent: Vec<_> =
+        sent.iter().filter(|(_, it)| it.get("content").is_some()).map(|(name, _)| name.as_str()).collect();
+    assert_eq!(sent, ["dnsmasq.hosts", "dnsmasq.reservations"]);
+    let one = place.router.works_by(&router);
+    assert_eq!(addresses(&login, GATEWAY, "renamed.farm.example"), Some(vec![WORKER]));
+    println!("all put in force in {:.1} s, one change in {:.2} s", all.as_secs_f64(), one.as_secs_f64());
+}

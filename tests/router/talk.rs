@@ -1,0 +1,70 @@
+//! Connections between namespaces.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Who doesn't answer within this time is not there.
+pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Does something in a network namespace.
+pub fn in_namespace<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let namespace = File::open(format!("/run/netns/{namespace}")).expect("the namespace is there");
+    let thread = thread::spawn(move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("needs root");
+        work()
+    });
+    thread.join().unwrap()
+}
+
+/// Listens at a port of all addresses, until its process ends. Whoever comes is told by whom, and as whom they came, and
+/// then hears what they say.
+pub fn greet(namespace: &str, name: &'static str, port: u16) {
+    let listener = in_namespace(namespace, move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || {
+                let mut stream = stream;
+                let peer = stream.peer_addr().unwrap().ip();
+                let _ = writeln!(stream, "{name} {peer}");
+                let mut buffer = [0; 64];
+                while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                    if stream.write_all(&buffer[..length]).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// A connection, and what one was greeted with; `None`: nobody answered.
+pub fn call(namespace: &str, to: Ipv4Addr, port: u16) -> Option<(TcpStream, String)> {
+    in_namespace(namespace, move || {
+        let mut stream = TcpStream::connect_timeout(&SocketAddr::from((to, port)), PATIENCE).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut greeting = Vec::new();
+        let mut byte = [0; 1];
+        while stream.read_exact(&mut byte).is_ok() && byte != *b"\n" {
+            greeting.extend(byte);
+        }
+        let greeting = String::from_utf8(greeting).unwrap();
+        (!greeting.is_empty()).then_some((stream, greeting))
+    })
+}
+
+/// What one is greeted with.
+pub fn greeting(namespace: &str, to: Ipv4Addr, port: u16) -> Option<String> {
+    call(namespace, to, port).map(|(_, greeting)| greeting)
+}
+
+/// Whether the other end still answers.
+pub fn is_alive(stream: &mut TcpStream) -> bool {
+    let mut echo = [0; 4];
+    stream.write_all(b"echo").is_ok() && stream.read_exact(&mut echo).is_ok() && echo == *b"echo"
+}
