@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use cascina::api::{Bytes, DiskFormat, Virtualization};
 use cascina::libvirt::{
-    CallObserver, ConsoleLog, Credentials, DataDisk, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Host,
-    HostConfig, HostError, Kernel, LibvirtHost, Nic, OwnershipTag, Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
+    CallObserver, ConsoleLog, Credentials, DataDisk, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware,
+    GuestCommand, Host, HostConfig, HostError, Kernel, LONGEST_GUEST_INPUT, LibvirtHost, Nic, OwnershipTag, Progress,
+    RootDisk, RuleSet, StopReason, VolumeSpec,
 };
 use cascina::network::{Hold, MacAddress};
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -564,6 +566,17 @@ async fn a_guest_answers_by_its_agent_and_shuts_down() {
     }
     println!("{:>7.3} s  from start to the agent's first answer", started.elapsed().as_secs_f64());
     timed("an agent that answers", host.agent_answers(spec.uuid)).await.unwrap();
+
+    // As much as a command is given at most, and more.
+    let input: Vec<u8> = (0..98_304_u32).map(|number| number.to_le_bytes()[number as usize % 3]).collect();
+    assert_eq!(input.len(), LONGEST_GUEST_INPUT);
+    let expected = Sha256::digest(&input).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let mut command =
+        GuestCommand { program: "sha256sum".to_owned(), arguments: Vec::new(), input, within: Duration::from_secs(20) };
+    let output = timed("96 KiB to a command", host.run_in_guest(spec.uuid, &command)).await.unwrap().unwrap();
+    assert_eq!(String::from_utf8(output.output).unwrap(), format!("{expected}  -\n"));
+    command.input = vec![0; LONGEST_GUEST_INPUT + 1];
+    assert!(matches!(host.run_in_guest(spec.uuid, &command).await, Err(HostError::Refused { .. })));
 
     let started = Instant::now();
     timed("ask for a shutdown", host.shutdown(spec.uuid)).await.unwrap();

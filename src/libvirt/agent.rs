@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use virt::domain::Domain;
 
 use super::error::Failure;
-use super::host::{GuestCommand, GuestOutput};
+use super::host::{GuestCommand, GuestOutput, LONGEST_GUEST_INPUT};
 
 /// Seconds that an agent has for an answer, and before that for libvirt's greeting.
 const PATIENCE: i32 = 2;
@@ -53,6 +53,13 @@ pub(super) fn is_pong(answer: &str) -> bool {
 
 /// Begins a command; `None`: no agent answers.
 pub(super) fn begin(domain: &Domain, command: &GuestCommand) -> Result<Option<Process>, Failure> {
+    if command.input.len() > LONGEST_GUEST_INPUT {
+        return Err(Failure::Refused(format!(
+            "{} would read {} bytes, an agent takes {LONGEST_GUEST_INPUT}",
+            command.program,
+            command.input.len()
+        )));
+    }
     ask(domain, &beginning(command))?.map(|answer| process(&answer)).transpose().map_err(senseless)
 }
 
@@ -96,7 +103,13 @@ fn senseless(answer: NoAnswer) -> Failure {
 }
 
 fn beginning(command: &GuestCommand) -> String {
-    let arguments = json!({"path": command.program, "arg": command.arguments, "capture-output": true});
+    let mut arguments = Map::new();
+    arguments.insert("path".to_owned(), command.program.as_str().into());
+    arguments.insert("arg".to_owned(), command.arguments.as_slice().into());
+    arguments.insert("capture-output".to_owned(), true.into());
+    if !command.input.is_empty() {
+        arguments.insert("input-data".to_owned(), STANDARD.encode(&command.input).into());
+    }
     json!({"execute": "guest-exec", "arguments": arguments}).to_string()
 }
 
@@ -162,10 +175,15 @@ mod tests {
     #[test]
     fn a_command_is_data_and_never_a_line_for_a_shell() {
         let arguments = vec!["run".to_owned(), "\"; reboot".to_owned()];
-        let command = GuestCommand { program: "canary".to_owned(), arguments, within: Duration::from_secs(1) };
+        let mut command =
+            GuestCommand { program: "canary".to_owned(), arguments, input: Vec::new(), within: Duration::from_secs(1) };
         let question: Value = serde_json::from_str(&beginning(&command)).unwrap();
         assert_eq!(question["arguments"]["arg"], json!(["run", "\"; reboot"]));
         assert_eq!(question["arguments"]["path"], json!("canary"));
+        assert_eq!(question["arguments"].get("input-data"), None);
+        command.input = b"'; reboot\n".to_vec();
+        let question: Value = serde_json::from_str(&beginning(&command)).unwrap();
+        assert_eq!(question["arguments"]["input-data"], json!(STANDARD.encode("'; reboot\n")));
     }
 
     #[test]

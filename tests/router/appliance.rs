@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use cascina::network::MacAddress;
-use cascina::network::router::Router;
+use cascina::network::router::{Router, pieces};
 use serde_json::{Value, json};
 
 /// Memory that a router is given, in mebibytes.
@@ -95,7 +95,7 @@ impl Appliance {
     }
 
     /// Runs a command in it, and gives what it wrote.
-    pub fn run(&self, program: &str, arguments: &[&str], input: &str) -> String {
+    pub fn run(&self, program: &str, arguments: &[&str], input: &[u8]) -> String {
         let begun = self.ask(&json!({"execute": "guest-exec", "arguments": {
             "path": program, "arg": arguments, "input-data": STANDARD.encode(input), "capture-output": true,
         }}));
@@ -114,7 +114,7 @@ impl Appliance {
 
     /// What is in force and what was counted.
     pub fn status(&self) -> Value {
-        serde_json::from_str(&self.run("cascina-router", &["status"], "")).unwrap()
+        serde_json::from_str(&self.run("cascina-router", &["status"], b"")).unwrap()
     }
 
     /// Hands over what changed; its answer, and how long that took.
@@ -122,7 +122,10 @@ impl Appliance {
         let documents = router.documents();
         let bundle = documents.bundle(&self.known.lock().unwrap());
         let begin = Instant::now();
-        let answer = self.run("cascina-router", &["apply"], &bundle);
+        for (place, piece) in pieces(&bundle) {
+            self.run("cascina-router", &["take", &place.to_string()], piece);
+        }
+        let answer = self.run("cascina-router", &["apply"], b"");
         let took = begin.elapsed();
         let hashes = documents.hashes().into_iter().map(|(name, hash)| (name.file().to_owned(), hash.to_string()));
         *self.known.lock().unwrap() = hashes.collect();

@@ -19,12 +19,12 @@ fn a_router_is_small_and_soon_there_and_lets_nothing_pass_before_it_is_told() {
     greet(&place.of("friend"), "friend", 80);
     assert_eq!(router.status()["hash"], json!(null));
     assert_eq!(greeting(&place.of("login"), WEB_SERVER, 80), None, "it was told nothing");
-    let refused = router.run("cascina-router", &["apply"], "{}");
+    let refused = router.run("cascina-router", &["apply"], b"");
     assert!(refused.contains("bundle"), "{refused}");
-    assert_eq!(router.run("cat", &["/proc/sys/net/ipv4/ip_forward"], "").trim(), "0");
+    assert_eq!(router.run("cat", &["/proc/sys/net/ipv4/ip_forward"], b"").trim(), "0");
 
     let took = router.works_by(&told());
-    let used = router.run("free", &[], "");
+    let used = router.run("free", &[], b"");
     let used: u32 = used.lines().nth(1).unwrap().split_whitespace().nth(2).unwrap().parse().unwrap();
     println!("works after {:.1} s more, in {} of {MEMORY} MiB", took.as_secs_f64(), used >> 10);
     assert!(greeting(&place.of("login"), WEB_SERVER, 80).is_some());
@@ -67,7 +67,7 @@ fn machines_get_their_addresses_and_names_and_what_is_asked_of_others_is_asked_o
     assert_eq!(addresses(&place.of("friend"), NAME_SERVER, "a.example"), Some(vec![WEB_SERVER]), "this one answers");
 
     // Another machine: its name is there within two seconds, without anything being started anew.
-    let pid = || place.router.run("pidof", &["dnsmasq"], "");
+    let pid = || place.router.run("pidof", &["dnsmasq"], b"");
     let before = pid();
     let new = Ipv4Addr::new(172, 16, 7, 77);
     let machine = router.machines[&super::place::number(LOGIN)].clone();

@@ -17,8 +17,8 @@ const PORT: u16 = 51820;
 
 /// A pair of keys, made where wg is: private and public.
 fn keys(router: &Appliance) -> (String, String) {
-    let private = router.run("wg", &["genkey"], "").trim().to_owned();
-    let public = router.run("wg", &["pubkey"], &private).trim().to_owned();
+    let private = router.run("wg", &["genkey"], b"").trim().to_owned();
+    let public = router.run("wg", &["pubkey"], private.as_bytes()).trim().to_owned();
     (private, public)
 }
 
@@ -92,5 +92,5 @@ fn farms_are_joined_by_their_routers_and_by_right_keys_only() {
     one.vpn = None;
     here.works_by(&one);
     assert_eq!(here.status()["peers"], serde_json::Value::Null);
-    assert!(!here.run("ip", &["link"], "").contains("vpn"));
+    assert!(!here.run("ip", &["link"], b"").contains("vpn"));
 }

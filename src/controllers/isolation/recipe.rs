@@ -66,7 +66,7 @@ impl Stage {
     pub fn attack(self, nonce: Nonce) -> GuestCommand {
         let cards = self.cards().map(|address| address.to_string());
         let arguments = ["run".to_owned(), nonce.to_string()].into_iter().chain(cards).collect();
-        GuestCommand { program: PROGRAM.to_owned(), arguments, within: WITHIN }
+        GuestCommand { program: PROGRAM.to_owned(), arguments, input: Vec::new(), within: WITHIN }
     }
 }
 

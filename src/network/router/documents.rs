@@ -6,6 +6,9 @@ use std::fmt;
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+/// Bytes that a router is handed at once.
+const LARGEST_PIECE: usize = 64 << 10;
+
 /// A file of a router.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DocumentName {
@@ -138,6 +141,15 @@ impl Documents {
         // Texts by names that are texts: there is nothing that could fail.
         serde_json::to_string(&bundle).unwrap_or_default()
     }
+}
+
+/// A bundle in pieces that an agent takes, each with the place that it has in the whole.
+pub fn pieces(bundle: &str) -> impl Iterator<Item = (usize, &[u8])> {
+    bundle.as_bytes().chunks(LARGEST_PIECE).scan(0, |place, piece| {
+        let here = *place;
+        *place += piece.len();
+        Some((here, piece))
+    })
 }
 
 /// Contents are not shown: one of them holds a private key.

@@ -20,7 +20,7 @@ use std::num::NonZeroU16;
 use ipnet::Ipv4Net;
 
 use super::{DomainName, FarmNetwork, HostNumber, Hostname};
-pub use documents::{DocumentName, Documents, Hash};
+pub use documents::{DocumentName, Documents, Hash, pieces};
 pub use wireguard::{BadKey, PrivateKey, PublicKey};
 
 /// The name of the card, within the router, that is in the farm.

@@ -102,6 +102,19 @@ fn a_router_is_handed_what_it_lacks() {
 }
 
 #[test]
+fn pieces_are_the_whole() {
+    let bundle = "x€".repeat(50_000);
+    let mut whole = Vec::<u8>::new();
+    for (place, piece) in pieces(&bundle) {
+        assert_eq!(place, whole.len());
+        assert!(!piece.is_empty() && piece.len() <= 96 << 10, "an agent takes it");
+        whole.extend(piece);
+    }
+    assert_eq!(whole, bundle.as_bytes());
+    assert_eq!(pieces("").count(), 0);
+}
+
+#[test]
 fn a_large_farm_is_small() {
     let mut router = full();
     for last in 2..=254 {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -35,9 +36,38 @@ type Fault struct {
 
 func (fault Fault) Error() string { return fault.File + ": " + fault.Err.Error() }
 
-// Apply puts a bundle in force, or tells why not.
-func (router Router) Apply(input io.Reader) Applied {
-	missing, err := router.apply(input)
+// Take keeps a piece of a bundle. The first one begins a new bundle, the others follow on what is there.
+func (router Router) Take(place string, input io.Reader) error {
+	begin, err := strconv.ParseInt(place, 10, 64)
+	if err != nil || begin < 0 || begin > LargestBundle {
+		return fmt.Errorf("%q is no place in a bundle", place)
+	}
+	if err := os.MkdirAll(router.Folder, 0o755); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(router.bundle(), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if about, err := file.Stat(); err != nil || begin > about.Size() {
+		return fmt.Errorf("nothing stands before byte %d yet", begin)
+	}
+	if err := file.Truncate(begin); err != nil {
+		return err
+	}
+	if _, err := file.Seek(begin, io.SeekStart); err != nil {
+		return err
+	}
+	_, err = io.Copy(file, io.LimitReader(input, LargestBundle-begin))
+	return err
+}
+
+func (router Router) bundle() string { return filepath.Join(router.Folder, "bundle.json") }
+
+// Apply puts the bundle in force that was taken, or tells why not.
+func (router Router) Apply() Applied {
+	missing, err := router.apply()
 	answer := Applied{Hash: router.inForce().overall(), Missing: missing}
 	if err != nil {
 		answer.Error = err.Error()
@@ -49,12 +79,14 @@ func (router Router) Apply(input io.Reader) Applied {
 	return answer
 }
 
-func (router Router) apply(input io.Reader) ([]string, error) {
-	bundle, err := ReadBundle(input)
+func (router Router) apply() ([]string, error) {
+	input, err := os.Open(router.bundle())
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(router.Folder, 0o755); err != nil {
+	defer input.Close()
+	bundle, err := ReadBundle(input)
+	if err != nil {
 		return nil, err
 	}
 	unlock, err := lock(filepath.Join(router.Folder, "lock"))

@@ -1,6 +1,7 @@
 // Command cascina-router makes a router do what the files that it is given say:
 //
-//	cascina-router apply     reads a bundle of files from its input, checks them, puts them in force, tells the hash that is
+//	cascina-router take N    a piece of a bundle of files, from its input, which begins at byte N of the whole
+//	cascina-router apply     checks the files of the bundle, puts them in force, tells the hash that is
 //	cascina-router status    what is in force, and what was counted
 //
 // Answers are JSON on standard output. What a file gets wrong is told in the answer, and the files that were in force
@@ -14,26 +15,25 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		usage()
-	}
 	router := Router{Folder: "/run/router", System: Linux{}}
 	var answer any
-	switch os.Args[1] {
-	case "apply":
-		answer = router.Apply(os.Stdin)
-	case "status":
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == "take":
+		if err := router.Take(os.Args[2], os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "cascina-router:", err)
+			os.Exit(1)
+		}
+		return
+	case len(os.Args) == 2 && os.Args[1] == "apply":
+		answer = router.Apply()
+	case len(os.Args) == 2 && os.Args[1] == "status":
 		answer = router.Status()
 	default:
-		usage()
+		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|status")
+		os.Exit(2)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {
 		fmt.Fprintln(os.Stderr, "cascina-router:", err)
 		os.Exit(1)
 	}
-}
-
-func usage() {
-	fmt.Fprintln(os.Stderr, "usage: cascina-router apply|status")
-	os.Exit(2)
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -67,24 +68,37 @@ func did(t *testing.T, system fake, expected ...string) {
 	*system.did = nil
 }
 
+// apply hands over in two pieces.
+func apply(t *testing.T, router Router, text string) Applied {
+	t.Helper()
+	half := len(text) / 2
+	if err := router.Take("0", strings.NewReader(text[:half])); err != nil {
+		t.Fatal(err)
+	}
+	if err := router.Take(strconv.Itoa(half), strings.NewReader(text[half:])); err != nil {
+		t.Fatal(err)
+	}
+	return router.Apply()
+}
+
 func TestEverythingIsPutInForceOnceAndThenWhatChanged(t *testing.T) {
 	router, system := router(t)
 	contents := map[string]string{Nftables: "one", Hosts: "one"}
-	answer := router.Apply(strings.NewReader(text(t, bundle(contents))))
+	answer := apply(t, router, (text(t, bundle(contents))))
 	if answer.Error != "" || answer.Hash != bundle(contents).Hash {
 		t.Fatalf("%+v", answer)
 	}
 	did(t, system, "settings", "wall", "cards", "tunnel", "serve anew", "serve", "forward")
-	router.Apply(strings.NewReader(text(t, bundle(contents))))
+	apply(t, router, (text(t, bundle(contents))))
 	did(t, system, "forward")
 	contents[Hosts] = "two"
-	answer = router.Apply(strings.NewReader(text(t, bundle(contents, Nftables, Dnsmasq, Interfaces, Sysctl, Wireguard, Reservations))))
+	answer = apply(t, router, (text(t, bundle(contents, Nftables, Dnsmasq, Interfaces, Sysctl, Wireguard, Reservations))))
 	if answer.Error != "" || answer.Hash != bundle(contents).Hash {
 		t.Fatalf("%+v", answer)
 	}
 	did(t, system, "serve", "forward")
 	contents[Wireguard] = "another key"
-	router.Apply(strings.NewReader(text(t, bundle(contents))))
+	apply(t, router, (text(t, bundle(contents))))
 	did(t, system, "tunnel", "forward")
 	if content, err := os.ReadFile(filepath.Join(router.Folder, "current", Nftables)); err != nil || string(content) != "one" {
 		t.Errorf("%q %v", content, err)
@@ -97,7 +111,7 @@ func TestEverythingIsPutInForceOnceAndThenWhatChanged(t *testing.T) {
 
 func TestWhatIsMissingIsAskedFor(t *testing.T) {
 	router, system := router(t)
-	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{}, Hosts, Nftables))))
+	answer := apply(t, router, (text(t, bundle(map[string]string{}, Hosts, Nftables))))
 	if !reflect.DeepEqual(answer.Missing, []string{Hosts, Nftables}) || answer.Hash != "" {
 		t.Fatalf("%+v", answer)
 	}
@@ -107,10 +121,10 @@ func TestWhatIsMissingIsAskedFor(t *testing.T) {
 func TestWhatIsWrongStaysOut(t *testing.T) {
 	router, system := router(t)
 	good := bundle(map[string]string{})
-	router.Apply(strings.NewReader(text(t, good)))
+	apply(t, router, (text(t, good)))
 	*system.did = nil
 	system.fails["check"] = Fault{Nftables, errors.New("line 7")}
-	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{Nftables: "bad"}))))
+	answer := apply(t, router, (text(t, bundle(map[string]string{Nftables: "bad"}))))
 	if answer.Hash != good.Hash || answer.File != Nftables || answer.Error != "line 7" {
 		t.Fatalf("%+v", answer)
 	}
@@ -120,13 +134,13 @@ func TestWhatIsWrongStaysOut(t *testing.T) {
 func TestWhatWasCutOffIsFinished(t *testing.T) {
 	router, system := router(t)
 	system.fails["cards"] = errors.New("no card")
-	answer := router.Apply(strings.NewReader(text(t, bundle(map[string]string{}))))
+	answer := apply(t, router, (text(t, bundle(map[string]string{}))))
 	if answer.Hash != "" || answer.File != Interfaces {
 		t.Fatalf("%+v", answer)
 	}
 	did(t, system, "settings", "wall", "cards")
 	delete(system.fails, "cards")
-	answer = router.Apply(strings.NewReader(text(t, bundle(map[string]string{}))))
+	answer = apply(t, router, (text(t, bundle(map[string]string{}))))
 	if answer.Error != "" || answer.Hash == "" {
 		t.Fatalf("%+v", answer)
 	}
@@ -143,11 +157,28 @@ func TestABundleThatIsNoneIsRefused(t *testing.T) {
 	few := bundle(map[string]string{})
 	delete(few.Documents, Hosts)
 	for _, input := range []string{"", "{}", "[]", `{"hash":"x","documents":{},"more":1}`, text(t, forged), text(t, mixed), text(t, few)} {
-		if answer := router.Apply(strings.NewReader(input)); answer.Error == "" || answer.Hash != "" {
+		if answer := apply(t, router, (input)); answer.Error == "" || answer.Hash != "" {
 			t.Errorf("%q: %+v", input, answer)
 		}
 	}
 	did(t, system)
+}
+
+func TestPiecesFollowOnEachOther(t *testing.T) {
+	router, _ := router(t)
+	for _, place := range []string{"1", "-1", "x", "999999999999"} {
+		if err := router.Take(place, strings.NewReader("{}")); err == nil {
+			t.Errorf("%s: taken", place)
+		}
+	}
+	for _, piece := range []struct{ place, text string }{{"0", "a longer one"}, {"0", "abc"}, {"3", "def"}, {"3", "de"}} {
+		if err := router.Take(piece.place, strings.NewReader(piece.text)); err != nil {
+			t.Error(err)
+		}
+	}
+	if text, err := os.ReadFile(router.bundle()); err != nil || string(text) != "abcde" {
+		t.Errorf("%q %v", text, err)
+	}
 }
 
 func TestSettingsAreOfTheNetwork(t *testing.T) {
