@@ -11,6 +11,8 @@ mod ears;
 #[path = "isolation/frames.rs"]
 #[allow(dead_code, reason = "tests of isolation use the rest")]
 mod frames;
+#[path = "support/namespaces.rs"]
+mod namespaces;
 #[path = "box/support/mod.rs"]
 mod support;
 

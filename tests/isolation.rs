@@ -15,6 +15,8 @@ mod ears;
 mod frames;
 #[path = "isolation/guests.rs"]
 mod guests;
+#[path = "support/namespaces.rs"]
+mod namespaces;
 #[path = "isolation/public.rs"]
 mod public;
 #[path = "isolation/site.rs"]

@@ -7,10 +7,10 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::ears::in_namespace;
 use super::frames::{self, BROADCAST, EVERYWHERE};
 use super::guests::Guest;
 use super::site::{Farms, Site, UPLINK};
+use crate::namespaces::{in_namespace, ip, try_ip};
 
 /// The flooder, a neighbour in its farm and one in the other, all on one host, and whom the neighbours talk to on the
 /// other host.
@@ -55,12 +55,12 @@ fn broadcast(farms: &Farms, size: usize) -> Vec<u8> {
 fn limit(site: &Site, guest: &Guest) -> &'static str {
     let (host, port, namespace) = (site.namespace(guest.host), &guest.port, &guest.namespace);
     let police = format!("police rate {LIMIT}kbps burst 244kb mtu 64kb drop flowid :1");
-    site.ip(&format!("netns exec {host} tc qdisc add dev {port} ingress"));
+    ip(&format!("netns exec {host} tc qdisc add dev {port} ingress"));
     let filter = format!("tc filter add dev {port} parent ffff: protocol all u32 match u32 0 0 {police}");
-    if site.try_ip(&format!("netns exec {host} {filter}")).status.success() {
+    if try_ip(&format!("netns exec {host} {filter}")).status.success() {
         return "policing at the port";
     }
-    site.ip(&format!("netns exec {namespace} tc qdisc add dev eth0 root tbf rate {LIMIT}kbps burst 244kb limit 300kb"));
+    ip(&format!("netns exec {namespace} tc qdisc add dev eth0 root tbf rate {LIMIT}kbps burst 244kb limit 300kb"));
     "a shaper on the card, since this kernel has no policing"
 }
 
@@ -132,7 +132,7 @@ fn a_flooding_machine_costs_its_neighbours_little() {
     let Some(site) = Site::find() else { return };
     let farms = Farms::build(site);
     let host = farms.site.namespace(farms.guests[FLOODER].host);
-    let cable = |change: &str| farms.site.ip(&format!("netns exec {host} tc qdisc {change}"));
+    let cable = |change: &str| ip(&format!("netns exec {host} tc qdisc {change}"));
     cable(&format!("add dev {UPLINK} root tbf rate 100mbit burst 32kb limit 64kb"));
     farms.bind(&farms.guests);
     farms.settle();

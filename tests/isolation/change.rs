@@ -13,6 +13,7 @@ use super::frames;
 use super::guests::Guest;
 use super::site::{Farms, Site};
 use super::traffic::flowing;
+use crate::namespaces::ip;
 
 /// What the attacker of each farm sends in turn.
 const TRICKS: [&str; 4] = ["across farms", "forged MAC", "forged IP", "ARP claim"];
@@ -122,7 +123,7 @@ impl Farms {
 
     fn libvirtd(&self, signal: &str) {
         let namespace = self.site.namespace(SHAKEN);
-        let pids = self.site.ip(&format!("netns pids {namespace}"));
+        let pids = ip(&format!("netns pids {namespace}"));
         let is_libvirtd = |pid: &&str| {
             std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim() == "libvirtd")
         };
@@ -140,7 +141,7 @@ impl Farms {
     }
 
     fn ebtables(&self, line: &str) {
-        self.site.ip(&format!("netns exec {} ebtables {line}", self.site.namespace(SHAKEN)));
+        ip(&format!("netns exec {} ebtables {line}", self.site.namespace(SHAKEN)));
     }
 }
 

@@ -1,17 +1,14 @@
 //! Raw sockets on an interface of another network namespace: what is heard there, and frames sent from there.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::thread;
 use std::time::Duration;
 
 use pnet_datalink::{Channel, Config, DataLinkReceiver, DataLinkSender};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::frames::{self, Mac};
+use crate::namespaces::in_namespace;
 
 /// Ends every frame of the tests: who sent it, and as part of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,16 +102,4 @@ fn listen(mut receiver: Box<dyn DataLinkReceiver>, own: Option<Mac>, counts: &Co
             *counts.lock().unwrap().entry(heard).or_default() += 1;
         }
     }
-}
-
-/// Runs something on a thread of its own that lives in a network namespace.
-pub fn in_namespace<T: Send + 'static>(
-    namespace: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> thread::JoinHandle<T> {
-    let namespace = File::open(format!("/run/netns/{namespace}")).expect("the namespace is there");
-    thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("needs root");
-        work()
-    })
 }

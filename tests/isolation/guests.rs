@@ -9,6 +9,7 @@ use cascina::network::{FarmNetwork, MacAddress};
 use super::ears::Ear;
 use super::frames::{Mac, Speaker};
 use super::site::{BRIDGE, Site};
+use crate::namespaces::{add, ip};
 
 /// Where a guest is and what it is.
 pub struct Place {
@@ -67,11 +68,7 @@ impl Guest {
         let port = format!("c{:08x}", u32::from(address));
         let host = site.namespace(place.host);
         site.forget(&host, &port, &namespace);
-        let ip = |line: &str| site.ip(line);
-        ip(&format!("netns add {namespace}"));
-        ip(&format!(
-            "netns exec {namespace} sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1"
-        ));
+        add(&namespace);
         ip(&format!("-n {host} link add {port} type veth peer name eth0 netns {namespace}"));
         ip(&format!("-n {namespace} link set eth0 address {mac} up"));
         ip(&format!("-n {namespace} address add {address}/24 dev eth0"));

@@ -12,6 +12,7 @@ use etherparse::{EtherType, IpNumber};
 use super::ears::{Ear, Heard, Mark};
 use super::frames::{self, BROADCAST, EVERYWHERE, Mac};
 use super::site::Site;
+use crate::namespaces::{add, ip, try_ip};
 
 /// The host, and its public bridge.
 const HOST: &str = "service-1";
@@ -40,15 +41,13 @@ impl End {
             (format!("{}-public-{number}", site.prefix), format!("p{:08x}", u32::from(addresses[0])));
         let host = site.namespace(HOST);
         site.forget(&host, &port, &namespace);
-        site.ip(&format!("netns add {namespace}"));
-        let still = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
-        site.ip(&format!("netns exec {namespace} sysctl -qw {still}"));
-        site.ip(&format!("-n {host} link add {port} type veth peer name eth0 netns {namespace}"));
-        site.ip(&format!("-n {namespace} link set eth0 address {mac} up"));
+        add(&namespace);
+        ip(&format!("-n {host} link add {port} type veth peer name eth0 netns {namespace}"));
+        ip(&format!("-n {namespace} link set eth0 address {mac} up"));
         for address in &addresses {
-            site.ip(&format!("-n {namespace} address add {address}/24 dev eth0"));
+            ip(&format!("-n {namespace} address add {address}/24 dev eth0"));
         }
-        site.ip(&format!("-n {host} link set {port} master {BRIDGE} up"));
+        ip(&format!("-n {host} link set {port} master {BRIDGE} up"));
         let ear = Ear::open(&namespace, "eth0", Some(mac.octets()));
         Self { addresses: addresses.into_iter().collect(), mac: mac.octets(), namespace, port, ear }
     }
@@ -113,7 +112,7 @@ impl Public {
         self.ends[ATTACKER].ear.send(&frames::marked(frame, &mark.bytes()));
         thread::sleep(Duration::from_millis(40));
         let ears = [&self.ends[GATEWAY].ear, &self.ends[NEIGHBOUR].ear, &self.bridge];
-        let table = self.site.ip(&format!("netns exec {} bridge fdb show br {BRIDGE}", self.site.namespace(HOST)));
+        let table = ip(&format!("netns exec {} bridge fdb show br {BRIDGE}", self.site.namespace(HOST)));
         let port = &self.ends[ATTACKER].port;
         let others = [GATEWAY, NEIGHBOUR].map(|number| frames::text(self.ends[number].mac));
         let stolen = table
@@ -132,7 +131,7 @@ impl Public {
 
     fn ping(&self, from: usize, source: Ipv4Addr, to: Ipv4Addr) -> bool {
         let ping = format!("netns exec {} busybox ping -c 1 -W 2 -I {source} {to}", self.ends[from].namespace);
-        self.site.try_ip(&ping).status.success()
+        try_ip(&ping).status.success()
     }
 }
 

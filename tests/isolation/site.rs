@@ -11,6 +11,7 @@ use super::ears::Ear;
 use super::frames;
 use super::guests::{Guest, PLACES};
 use super::tables::Tables;
+use crate::namespaces::{ip, try_ip};
 
 /// The farms' bridge on every host of the box, and on it the port towards the switch.
 pub const BRIDGE: &str = "br-private";
@@ -57,29 +58,18 @@ impl Site {
         succeeded(&format!("box/{name} {arguments:?}"), &self.script(name, arguments))
     }
 
-    /// `ip` with these words; it must succeed.
-    #[track_caller]
-    pub fn ip(&self, line: &str) -> String {
-        succeeded(&format!("ip {line}"), &self.try_ip(line))
-    }
-
-    /// The same, however it ends.
-    pub fn try_ip(&self, line: &str) -> Output {
-        Command::new("ip").args(line.split_whitespace()).output().unwrap()
-    }
-
     /// Removes a guest's cable and namespace, if they are there. A namespace goes late, when its last socket is closed; a
     /// cable goes at once.
     pub fn forget(&self, host: &str, port: &str, namespace: &str) {
-        let _ = self.try_ip(&format!("-n {host} link delete {port}"));
-        let _ = self.try_ip(&format!("netns delete {namespace}"));
+        let _ = try_ip(&format!("-n {host} link delete {port}"));
+        let _ = try_ip(&format!("netns delete {namespace}"));
     }
 
     /// Whether link-local frames teach a bridge something.
     pub fn learn_link_local(&self, learn: bool) {
         for host in HOSTS {
             let off = u8::from(!learn);
-            self.ip(&format!("-n {} link set {BRIDGE} type bridge no_linklocal_learn {off}", self.namespace(host)));
+            ip(&format!("-n {} link set {BRIDGE} type bridge no_linklocal_learn {off}", self.namespace(host)));
         }
     }
 
@@ -155,7 +145,7 @@ impl Farms {
     /// Undoes what earlier attacks taught bridges and guests.
     pub fn settle(&self) {
         for guest in &self.guests {
-            self.site.ip(&format!("-n {} neighbour flush all", guest.namespace));
+            ip(&format!("-n {} neighbour flush all", guest.namespace));
             guest.ear.send(&frames::announcement(guest.mac, guest.mac));
         }
         thread::sleep(Duration::from_millis(100));

@@ -10,6 +10,7 @@ use super::guests::Guest;
 use super::site::{BRIDGE, Farms, HOSTS, Site};
 use super::tables::Lies;
 use super::traffic::flowing;
+use crate::namespaces::ip;
 use cascina::network::filters::RuleSet;
 
 /// A frame that is still on its way after this won't arrive.
@@ -84,7 +85,7 @@ fn scene(farms: &Farms, attacker: usize) -> Scene<'_> {
 }
 
 fn bridge_address(site: &Site, host: &str) -> Mac {
-    let said = site.ip(&format!("-n {} -o link show {BRIDGE}", site.namespace(host)));
+    let said = ip(&format!("-n {} -o link show {BRIDGE}", site.namespace(host)));
     let words: Vec<_> = said.split_whitespace().collect();
     let at = words.iter().position(|word| *word == "link/ether").unwrap();
     let bytes: Vec<u8> = words[at + 1].split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();

@@ -8,10 +8,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use super::ears::{Ear, Heard, Mark, in_namespace};
+use super::ears::{Ear, Heard, Mark};
 use super::frames::{self, BROADCAST, EVERYWHERE, UNKNOWN};
 use super::guests::Guest;
 use super::site::Farms;
+use crate::namespaces::in_namespace;
 
 /// How often each flow sends a frame.
 const EVERY: Duration = Duration::from_millis(25);

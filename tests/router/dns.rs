@@ -1,12 +1,10 @@
 //! As much of DNS (RFC 1035) as is needed to ask and to answer for an address.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-
 use super::place::{LOGIN, NAME_SERVER, WEB_SERVER};
+use crate::namespaces::in_namespace;
 
 const ADDRESS: u16 = 1;
 const POINTER: u16 = 12;
@@ -84,9 +82,7 @@ pub fn name_of(namespace: &str, server: Ipv4Addr, address: Ipv4Addr) -> Option<S
 
 /// Answers outside, until its process ends: `rebind.*` is an address inside, everything else the web server.
 pub fn serve(namespace: &str) {
-    let namespace = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
-    thread::spawn(move || {
-        move_into_link_name_space(std::os::fd::AsFd::as_fd(&namespace), Some(LinkNameSpaceType::Network)).unwrap();
+    in_namespace(namespace, || {
         let socket = UdpSocket::bind(SocketAddr::from((NAME_SERVER, 53))).unwrap();
         let mut packet = [0; 1500];
         while let Ok((length, from)) = socket.recv_from(&mut packet) {

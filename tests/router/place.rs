@@ -10,6 +10,7 @@ use cascina::network::router::{Forward, PublicPort, PublicSide, Router, RouterMa
 use cascina::network::{FarmNetwork, HostNumber, MacAddress};
 
 use super::appliance::Appliance;
+use crate::namespaces::{add, ip, try_ip};
 
 /// The farm's gateway, and its machines.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 7, 1);
@@ -66,9 +67,7 @@ impl Place {
         let prefix = format!("cascina{index}-router");
         forget(&prefix);
         for name in ENDS.iter().map(|(name, _)| *name).chain(["host"]) {
-            ip(&format!("netns add {prefix}-{name}"));
-            let still = "net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1";
-            ip(&format!("netns exec {prefix}-{name} sysctl -qw {still}"));
+            add(&format!("{prefix}-{name}"));
             ip(&format!("-n {prefix}-{name} link set lo up"));
         }
         for bridge in ["farm", "other", "public"] {
@@ -128,14 +127,8 @@ impl Drop for Place {
 
 fn forget(prefix: &str) {
     for name in ENDS.iter().map(|(name, _)| *name).chain(["host"]) {
-        let _ = Command::new("ip").args(["netns", "delete", &format!("{prefix}-{name}")]).output();
+        let _ = try_ip(&format!("netns delete {prefix}-{name}"));
     }
-}
-
-#[track_caller]
-pub fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split_whitespace()).output().unwrap();
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 pub fn port(number: u16) -> NonZeroU16 {

@@ -7,8 +7,9 @@ use serde_json::json;
 
 use super::appliance::MEMORY;
 use super::dns::{addresses, name_of, serve};
-use super::place::{ELASTIC, GATEWAY, LOGIN, NAME_SERVER, PUBLIC, Place, WEB_SERVER, WORKER, ip, told};
+use super::place::{ELASTIC, GATEWAY, LOGIN, NAME_SERVER, PUBLIC, Place, WEB_SERVER, WORKER, told};
 use super::talk::{greet, greeting};
+use crate::namespaces::ip;
 
 #[test]
 fn a_router_is_small_and_soon_there_and_lets_nothing_pass_before_it_is_told() {

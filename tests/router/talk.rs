@@ -1,25 +1,18 @@
 //! Connections between namespaces.
 
-use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use crate::namespaces;
 
 /// Who doesn't answer within this time is not there.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Does something in a network namespace.
 pub fn in_namespace<T: Send + 'static>(namespace: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
-    let namespace = File::open(format!("/run/netns/{namespace}")).expect("the namespace is there");
-    let thread = thread::spawn(move || {
-        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("needs root");
-        work()
-    });
-    thread.join().unwrap()
+    namespaces::in_namespace(namespace, work).join().unwrap()
 }
 
 /// Listens at a port of all addresses, until its process ends. Whoever comes is told by whom, and as whom they came, and

@@ -68,6 +68,9 @@ fn machines_reach_the_outside_and_are_reached_by_what_is_forwarded_and_nothing_e
     assert!(is_alive(&mut web), "the other goes on");
     assert!(!is_alive(&mut ssh), "it ended with its forward");
     assert_eq!(greeting(&friend, PUBLIC, 2222), None);
+    let remembered = |port: &str| place.router.run("conntrack", &["-L", "-p", "tcp", "--dport", port], b"");
+    assert_eq!(remembered("2222"), "", "a sender that goes on would keep it");
+    assert!(remembered("80").contains("mark="));
     assert_eq!(greeting(&worker, LOGIN, 22).as_deref(), Some("login 172.16.7.2"), "within the farm nothing changed");
 }
 

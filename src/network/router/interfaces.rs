@@ -71,6 +71,7 @@ pub(super) fn document(router: &Router) -> String {
             .as_ref()
             .map(|_| Tunnel { mtu: router.mtu.saturating_sub(TUNNEL_OVERHEAD), routes: router.remote_networks() }),
     };
+    // Texts and numbers by names that are texts: there is nothing that could fail.
     let mut text = serde_json::to_string_pretty(&interfaces).unwrap_or_default();
     text.push('\n');
     text

@@ -150,20 +150,23 @@ fn arriving(router: &Router, entrances: &Entrances) -> Vec<String> {
     let forwards = forwards.map(|((entrance, forward), mark)| forwarded(router, public, *entrance, forward, *mark));
     let elastic = router.elastic.iter().zip(entrances.elastic.values()).map(|((address, machine), mark)| {
         let target = router.farm.address_of(*machine);
-        format!(r#"{FROM_BOTH} ip daddr {address} ct mark set {mark:#x} dnat ip to {target}"#)
+        format!(r#"{} ip daddr {address} ct mark set {mark:#x} dnat ip to {target}"#, from_both())
     });
     forwards.chain(elastic).collect()
 }
 
 /// From either card, not from a tunnel.
-const FROM_BOTH: &str = r#"iifname { "farm", "public" }"#;
+fn from_both() -> String {
+    format!(r#"iifname {{ "{FARM_CARD}", "{PUBLIC_CARD}" }}"#)
+}
 
 fn forwarded(router: &Router, public: PublicSide, entrance: PublicPort, forward: &Forward, mark: Mark) -> String {
     let PublicPort { transport, port } = entrance;
     let sources = among("ip saddr ", &forward.sources);
     let target = router.farm.address_of(forward.target);
     format!(
-        "{FROM_BOTH} ip daddr {} {} dport {port} {sources}ct mark set {mark:#x} dnat ip to {target}:{}",
+        "{} ip daddr {} {} dport {port} {sources}ct mark set {mark:#x} dnat ip to {target}:{}",
+        from_both(),
         public.address,
         transport.name(),
         forward.port
@@ -224,7 +227,7 @@ fn forward(router: &Router, entrances: &Entrances) -> Vec<String> {
         format!(
             r#"iifname "{FARM_CARD}" add @machines {{ ip saddr ct count over {MOST_OF_ONE} }} counter name "limited" drop"#
         ),
-        format!(r#"iifname {{ "{FARM_CARD}", "{PUBLIC_CARD}" }} oifname "{FARM_CARD}" ct status dnat accept"#),
+        format!(r#"{} oifname "{FARM_CARD}" ct status dnat accept"#, from_both()),
         format!(r#"iifname "{FARM_CARD}" oifname "{VPN_CARD}" ip daddr @behind_vpn accept"#),
         format!(r#"iifname "{VPN_CARD}" oifname "{FARM_CARD}" ip saddr @behind_vpn accept"#),
     ];

@@ -144,7 +144,7 @@ func (router Router) enforce(bundle *Bundle, current string, done Hashes, change
 			continue
 		}
 		if err := step.run(current); err != nil {
-			return Fault{step.reads[0], err}
+			return Fault{step.reads[len(step.reads)-1], err}
 		}
 		for _, name := range step.notes {
 			if err := note(name); err != nil {
