@@ -184,6 +184,9 @@ mod tests {
         command.input = b"'; reboot\n".to_vec();
         let question: Value = serde_json::from_str(&beginning(&command)).unwrap();
         assert_eq!(question["arguments"]["input-data"], json!(STANDARD.encode("'; reboot\n")));
+        command.input = b"PrivateKey".to_vec();
+        let shown = format!("{command:?}");
+        assert!(shown.contains("canary") && !shown.contains("80, 114") && !shown.contains("Private"), "{shown}");
     }
 
     #[test]

@@ -125,9 +125,7 @@ impl Documents {
         lines.sort_by(|one, other| one.get(64..).cmp(&other.get(64..)));
         Hash::of(&lines.concat())
     }
-}
 
-impl Documents {
     /// The JSON by which a router that has some of the files gets the others.
     #[must_use]
     pub fn bundle(&self, known: &BTreeMap<String, String>) -> String {
