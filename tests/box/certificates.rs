@@ -105,6 +105,7 @@ async fn certificates_are_warned_of_and_replaced_while_everything_runs() {
     let _restored = Finally(|| {
         the_box.give_operator(&our_key, &our_certificate);
         the_box.give_host(&host_key, &host_certificate);
+        the_box.look_now(json!(null));
     });
 
     let address = Command::new("openssl")
