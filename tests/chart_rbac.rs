@@ -95,8 +95,12 @@ async fn uninstalling_keeps_definitions_and_objects() {
 
 /// Installs a copy of the operator's chart, with nobody running, and a tenant's namespace.
 async fn installed(cluster: &Cluster, directory: &Path) -> String {
-    let chart =
-        copied("charts/cascina", directory, &[("cascina\n{{- end }}", "chart-test\n{{- end }}"), ("m1.", "chart-m1.")]);
+    let words = [
+        ("cascina\n{{- end }}", "chart-test\n{{- end }}"),
+        ("m1.", "chart-m1."),
+        ("  router: {cpus", "  chart-router: {cpus"),
+    ];
+    let chart = copied("charts/cascina", directory, &words);
     cluster.namespace(NAME).await;
     cluster.namespace(TENANT).await;
     cluster
@@ -106,7 +110,7 @@ async fn installed(cluster: &Cluster, directory: &Path) -> String {
 
 async fn uninstalled(cluster: &Cluster) {
     cluster.must("helm", &["uninstall", NAME, "-n", NAME]);
-    for flavour in ["chart-m1.tiny", "chart-m1.small", "chart-m1.medium", "chart-m1.large"] {
+    for flavour in ["chart-m1.tiny", "chart-m1.small", "chart-m1.medium", "chart-m1.large", "chart-router"] {
         let _ = cluster.kind("Flavour", "").delete(flavour, &DeleteParams::default()).await;
     }
     cluster.forget_namespace(TENANT).await;
@@ -386,12 +390,9 @@ async fn changed_settings_arrive_and_flavours_stay(cluster: &Cluster, chart: &st
 
     cluster.must("helm", &["uninstall", NAME, "-n", NAME]);
     let flavours = cluster.kind("Flavour", "").list(&ListParams::default()).await.unwrap();
-    let left = flavours
-        .items
-        .iter()
-        .filter(|flavour| flavour.metadata.name.as_ref().unwrap().starts_with("chart-m1."))
-        .count();
-    assert_eq!(left, 4, "flavours that machines may refer to went with the chart");
+    let left =
+        flavours.items.iter().filter(|flavour| flavour.metadata.name.as_ref().unwrap().starts_with("chart-")).count();
+    assert_eq!(left, 5, "flavours that machines may refer to went with the chart");
     assert!(kind(&cluster.client, "VirtualFarm").get("chart-farm").await.is_ok(), "a farm went with the chart");
     // A new installation takes them over.
     cluster.must("helm", &["upgrade", "--install", NAME, chart, "-n", NAME, "--set", "replicas=0"]);

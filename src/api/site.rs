@@ -9,6 +9,9 @@ use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration
 use serde::{Deserialize, Serialize};
 
 use super::{Bytes, Quota};
+pub use routers::{PublicNetwork, Routers};
+
+mod routers;
 
 /// No wait or interval of a site is longer: a time that far ahead is a slip, and clocks can't count to any time there is.
 const LONGEST: Duration = Duration::from_hours(720);
@@ -33,6 +36,8 @@ pub struct Site {
     pub limits: Limits,
     /// How hosts prove that farms are kept apart.
     pub isolation: Isolation,
+    /// What routers of farms are made from, and where they lead.
+    pub routers: Routers,
 }
 
 /// Where images may come from and how large they may be.
@@ -141,6 +146,7 @@ impl Default for Site {
             timings: Timings::default(),
             limits: Limits::default(),
             isolation: Isolation::default(),
+            routers: Routers::default(),
         }
     }
 }
@@ -223,6 +229,7 @@ impl Site {
                 "overlaps farmNetworks: the guests that test would be members of a farm",
             );
         }
+        self.routers.check([("farmNetworks", self.farm_networks), ("isolation.networks", networks)])?;
         if self.images.file_roots.iter().any(|root| !root.is_absolute()) {
             return refuse("images.fileRoots", "every root must be an absolute path");
         }
@@ -238,6 +245,7 @@ impl Site {
             ("timings.unreachableAfter", timings.unreachable_after, &at_least_1s),
             ("timings.bootDeadline", timings.boot_deadline, &at_least_1s),
             ("isolation.interval", self.isolation.interval, &at_least_1s),
+            ("routers.restartAfter", self.routers.restart_after, &at_least_1s),
             ("timings.shutdownGrace", timings.shutdown_grace, &from_0s),
             ("timings.evictAfter", timings.evict_after, &from_0s),
             ("timings.deletionDeadline", timings.deletion_deadline, &from_0s),
@@ -282,6 +290,26 @@ mod tests {
             ("isolation: {networks: 172.16.4.0/22}", "isolation.networks"),
             ("isolation: {interval: 100ms}", "isolation.interval"),
             ("isolation: {selfTest: Sometimes}", "isolation"),
+            ("routers: {mtu: 9001}", "routers.mtu"),
+            ("routers: {restartAfter: 0s}", "routers.restartAfter"),
+            ("routers: {public: {network: 198.51.100.1/24, gateway: 198.51.100.1}}", "routers.public.network"),
+            ("routers: {public: {network: 198.51.100.0/31, gateway: 198.51.100.1}}", "routers.public.network"),
+            ("routers: {public: {network: 172.16.9.0/24, gateway: 172.16.9.1}}", "routers.public.network"),
+            ("routers: {public: {network: 198.51.100.0/24, gateway: 198.51.101.1}}", "routers.public.gateway"),
+            ("routers: {public: {network: 198.51.100.0/24}}", "gateway"),
+            (
+                "routers: {public: {network: 198.51.100.0/24, gateway: 198.51.100.1, addresses: [198.51.100.1]}}",
+                "routers.public.addresses",
+            ),
+            (
+                "routers: {public: {network: 198.51.100.0/24, gateway: 198.51.100.1, addresses: [198.51.99.9]}}",
+                "routers.public.addresses",
+            ),
+            (
+                "routers: {public: {network: 198.51.100.0/24, gateway: 198.51.100.1, addresses: [198.51.100.255]}}",
+                "routers.public.addresses",
+            ),
+            ("routers: {public: {network: 198.51.100.0/24, gateway: 198.51.100.1, addresses: [few]}}", "few"),
         ] {
             let message = Site::parse(yaml).unwrap_err().to_string();
             assert!(message.contains(field), "{yaml}: {message}");

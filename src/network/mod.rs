@@ -1,11 +1,13 @@
 //! Addresses, MAC addresses and filter rules: pure.
 
+mod address_range;
 mod farm_network;
 pub mod filters;
 mod mac;
 mod names;
 pub mod router;
 
+pub use address_range::{AddressRange, NotARange};
 pub use farm_network::{FarmNetwork, HostNumber, NotAFarmNetwork, free_network, numbered_network};
 pub use filters::{Hold, RuleSet};
 pub use mac::{BadMac, MacAddress};
