@@ -295,7 +295,7 @@ async fn columns_answer_what_and_why() {
         ("Flavour", "Name CPUS MEMORY ROOT-DISK DATA-DISK OUTBOUND INBOUND AGE"),
         ("VirtualFarm", "Name NETWORK PUBLIC-IP MACHINES READY REASON AGE MESSAGE"),
         ("VirtualMachine", "Name PHASE HYPERVISOR ADDRESS READY REASON AGE IMAGE FLAVOUR MAC BOOT-SECONDS MESSAGE"),
-        ("VRouter", "Name FARM READY REASON AGE"),
+        ("VRouter", "Name FARM PUBLIC-IP ELASTIC-IP READY REASON AGE MESSAGE"),
     ] {
         let path = format!("{}?limit=1", cluster.kind(kind, "default").resource_url());
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io";

@@ -50,6 +50,8 @@ mod lying_agent;
 mod operators;
 #[path = "box/root_in_a_guest.rs"]
 mod root_in_a_guest;
+#[path = "box/routers/mod.rs"]
+mod routers;
 #[path = "box/telling.rs"]
 mod telling;
 #[path = "box/waiting.rs"]

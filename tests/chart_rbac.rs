@@ -191,7 +191,8 @@ async fn the_operator_has_its_rights_and_no_others(cluster: &Cluster) {
         ("cascina.dev/virtualfarms/status", TENANT, "patch"),
         ("cascina.dev/virtualmachines", TENANT, "get list watch create update patch delete"),
         ("cascina.dev/virtualmachines/status", TENANT, "patch"),
-        ("cascina.dev/vrouters", TENANT, ""),
+        ("cascina.dev/vrouters", TENANT, "list watch create update patch delete"),
+        ("cascina.dev/vrouters/status", TENANT, "patch"),
         ("rbac.authorization.k8s.io/rolebindings", TENANT, "get create patch delete"),
         ("rbac.authorization.k8s.io/roles", TENANT, ""),
         ("rbac.authorization.k8s.io/clusterroles", "", ""),
@@ -280,6 +281,8 @@ fn farm() -> Value {
         "metadata": {"name": "chart-farm", "annotations": {"cascina.dev/paused": "true"}},
         "spec": {
             "quota": {"instances": 2},
+            "router": {},
+            "elasticIP": {"target": "chart-one"},
             "groups": [{"name": "node", "flavour": "nano", "image": "appliance"}],
         },
     })
@@ -308,7 +311,16 @@ async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
         farms.patch("chart-farm", &PatchParams::default(), &Patch::Merge(&scale)).await.is_ok()
     })
     .await;
+    let ways_in = json!({"spec": {
+        "router": {"forwards": [{"port": 80, "targetRef": {"name": "chart-one"}}]},
+        "elasticIP": {"target": "chart-two"},
+    }});
+    farms.patch("chart-farm", &PatchParams::default(), &Patch::Merge(&ways_in)).await.expect("ways in are the farm's");
     for change in [
+        json!({"spec": {"publicIP": "198.51.100.20"}}),
+        json!({"spec": {"elasticIP": null}}),
+        json!({"spec": {"elasticIP": {"address": "198.51.100.20"}}}),
+        json!({"spec": {"elasticIP": null, "router": null}}),
         json!({"spec": {"quota": {"instances": 200}}}),
         json!({"spec": {"quota": null}}),
         json!({"spec": {"network": {"domain": "bank.example"}}}),
@@ -345,6 +357,10 @@ async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
         ("delete", "cascina.dev/virtualfarms"),
         ("patch", "cascina.dev/virtualfarms/status"),
         ("govern", "cascina.dev/virtualfarms"),
+        ("create", "cascina.dev/vrouters"),
+        ("patch", "cascina.dev/vrouters"),
+        ("patch", "cascina.dev/vrouters/status"),
+        ("patch", "cascina.dev/virtualmachines/status"),
         ("get", "/secrets"),
         ("list", "/secrets"),
         ("get", "/configmaps"),
@@ -361,7 +377,7 @@ async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
 }
 
 async fn a_farm_user_only_looks(cluster: &Cluster) {
-    for what in ["cascina.dev/virtualfarms", "cascina.dev/virtualmachines", "/events"] {
+    for what in ["cascina.dev/virtualfarms", "cascina.dev/virtualmachines", "cascina.dev/vrouters", "/events"] {
         for verb in EVERY_VERB {
             let expected = matches!(verb, "get" | "list" | "watch");
             assert_eq!(may(cluster, "chart-bruno", &[], verb, what, TENANT).await, expected, "{verb} {what}");

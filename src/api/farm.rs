@@ -5,7 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, HypervisorClass, Readiness, RunStrategy, UserData};
+use super::router::IPV4;
+use super::{Bytes, ElasticIp, HypervisorClass, Readiness, RouterTemplate, RunStrategy, UserData};
 
 /// An isolated network with its quota, its people and its groups of machines.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -30,9 +31,10 @@ use super::{Bytes, HypervisorClass, Readiness, RunStrategy, UserData};
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("!has(self.router)").message("spec.router: routers are not available in this version; leave it out"),
-    validation = Rule::new("!has(self.elasticIP)").message("spec.elasticIP: needs a router, which is not available in this version; leave it out"),
-    validation = Rule::new("!has(self.publicIP)").message("spec.publicIP: needs a router, which is not available in this version; leave it out"),
+    validation = Rule::new("!has(self.elasticIP) || has(self.router)").message("spec.elasticIP: needs a router; add router: {}"),
+    validation = Rule::new("!has(self.publicIP) || has(self.router)").message("spec.publicIP: needs a router; add router: {}"),
+    validation = Rule::new("!has(self.router) || !has(self.groups) || self.groups.all(group, group.name != 'router')")
+        .message("spec.groups: in a farm with a router no group can have the name router, its machines would have the router's name"),
     validation = Rule::new("(has(self.network) && has(self.network.cidr)) == (has(oldSelf.network) && has(oldSelf.network.cidr))")
         .message("spec.network.cidr: can't be added or removed later, machines have addresses in it; make a new farm")
 )]
@@ -40,9 +42,9 @@ pub struct VirtualFarmSpec {
     /// The farm's network; absent: a free one of the site's pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<DefaultedNetwork>,
-    /// The public address of the farm's router.
+    /// The public address of the farm's router, one of the site's; absent: the lowest that is free.
     #[serde(default, rename = "publicIP", skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 45))]
+    #[schemars(regex(pattern = IPV4))]
     pub public_ip: Option<String>,
     /// What the farm's machines may use together; absent: the site's default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,10 +64,10 @@ pub struct VirtualFarmSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub users: Vec<Subject>,
-    /// The farm's gateway.
+    /// The farm's gateway: DHCP, DNS, the way out and the ways in; absent: the farm is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub router: Option<RouterTemplate>,
-    /// A public address that belongs to one machine.
+    /// One more public address, which belongs to one machine.
     #[serde(default, rename = "elasticIP", skip_serializing_if = "Option::is_none")]
     pub elastic_ip: Option<ElasticIp>,
     /// Machines alike, by name.
@@ -161,23 +163,6 @@ pub enum SubjectKind {
     Group,
     /// A program.
     ServiceAccount,
-}
-
-/// The farm's gateway; not available in this version.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
-pub struct RouterTemplate {
-    /// How many routers stand in for each other.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 2))]
-    pub replicas: Option<i32>,
-}
-
-/// A public address that belongs to one machine; not available in this version.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
-pub struct ElasticIp {
-    /// Name of the machine.
-    #[schemars(length(min = 1, max = 63))]
-    pub target: String,
 }
 
 /// Machines alike, named `<farm>-<group>-<index>`.
@@ -285,7 +270,7 @@ pub struct VirtualFarmStatus {
     /// The gateway's address in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gateway: Option<String>,
-    /// The public address.
+    /// The router's public address.
     #[serde(rename = "publicIP", skip_serializing_if = "Option::is_none")]
     pub public_ip: Option<String>,
     /// Addresses in use.
@@ -307,7 +292,7 @@ pub struct VirtualFarmStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 253))]
     pub plan: Vec<PlannedMachine>,
-    /// `Ready`, `NetworkReady`, `QuotaExceeded`, `Deleting`.
+    /// `Ready`, `NetworkReady`, `RouterReady`, `QuotaExceeded`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -272,6 +272,10 @@ pub struct Tombstone {
     /// Its address, which nobody else gets before the copy is removed or the host is fenced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
+    /// Its public addresses, if it was a router: nobody else gets them either.
+    #[serde(default, rename = "publicIPs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub public_ips: Vec<String>,
     /// When it was given up.
     pub since: Time,
 }

@@ -237,6 +237,14 @@ impl PinnedImage {
     }
 }
 
+impl VirtualMachine {
+    /// What it is as a router, if it is one.
+    #[must_use]
+    pub fn router(&self) -> Option<&RouterRole> {
+        self.status.as_ref()?.router.as_ref()
+    }
+}
+
 /// The base volume of a root disk.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -274,7 +282,17 @@ pub struct StartFailure {
     pub message: String,
 }
 
-/// What is known of a machine. The farm's controller writes `address` and `mac`; placement writes `hypervisor`,
+/// What a machine is as the router of its farm: only the router's controller says that it is one.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterRole {
+    /// Its public address, and those that it answers to besides; none: it has no card in the public network.
+    #[serde(default, rename = "publicIPs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub public_ips: Vec<String>,
+}
+
+/// What is known of a machine. The router's controller writes `router`; the farm's writes `address` and `mac`; placement writes `hypervisor`,
 /// `epoch`, `flavour`, `image` and the condition `Scheduled`; the machine's controller writes the rest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -303,6 +321,9 @@ pub struct VirtualMachineStatus {
     /// The MAC address, made from the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// Only of the machine that is the farm's router: what it is as that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router: Option<RouterRole>,
     /// The flavour that it was started with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flavour: Option<PinnedFlavour>,

@@ -15,8 +15,8 @@ pub mod site;
 
 pub use bytes::Bytes;
 pub use farm::{
-    DefaultedNetwork, ElasticIp, GroupUpdate, GroupUpdateStrategy, MachineGroup, PlannedMachine, Quota, QuotaUse,
-    RouterTemplate, Subject, SubjectKind, VirtualFarm, VirtualFarmSpec, VirtualFarmStatus,
+    DefaultedNetwork, GroupUpdate, GroupUpdateStrategy, MachineGroup, PlannedMachine, Quota, QuotaUse, Subject,
+    SubjectKind, VirtualFarm, VirtualFarmSpec, VirtualFarmStatus,
 };
 pub use flavour::{Bandwidth, Flavour, FlavourSpec};
 pub use hypervisor::{
@@ -30,9 +30,12 @@ pub use image::{
 };
 pub use machine::{
     EvictionStrategy, KeyRef, Phase, PhaseTransition, PinnedDisk, PinnedFlavour, PinnedImage, PinnedKernel, Readiness,
-    RunStrategy, StartFailure, UserData, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
+    RouterRole, RunStrategy, StartFailure, UserData, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
 };
-pub use router::{VRouter, VRouterSpec, VRouterStatus};
+pub use router::{
+    AppliedConfig, EgressAction, EgressRule, ElasticIp, MachineRef, PortForward, PortProtocol, RouterTemplate, VRouter,
+    VRouterSpec, VRouterStatus,
+};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
@@ -62,6 +65,10 @@ pub const FARM_LABEL: &str = "cascina.dev/farm";
 
 /// Label on the machines of a group: the group's name.
 pub const GROUP_LABEL: &str = "cascina.dev/group";
+
+/// Label on a machine that is to be a router. It makes none of it: it keeps the farm from giving it an address like any other
+/// before its status says that it is one.
+pub const ROUTER_LABEL: &str = "cascina.dev/router";
 
 /// Annotation on the machines of a group: the hash of the template that they were made from.
 pub const TEMPLATE_ANNOTATION: &str = "cascina.dev/template-hash";

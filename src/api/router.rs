@@ -1,11 +1,19 @@
-//! `VRouter`: the gateway of a farm. The type stands; the controller that runs it comes later.
+//! `VRouter`: the gateway of a farm, and what of the farm it exposes.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The router of a farm: DHCP, DNS, NAT and forwards at the farm's gateway address.
+/// An IPv4 address. A pattern and no CEL rule: a router has a thousand of them.
+pub(super) const IPV4: &str =
+    r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])$";
+
+/// An IPv4 network with its prefix.
+const CIDR: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/([0-9]|[12][0-9]|3[0-2])$";
+
+/// The router of a farm: DHCP, DNS, NAT, forwards and firewall at the farm's gateway address. The farm's controller makes
+/// it from the farm's `spec.router`; change it there.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "cascina.dev",
@@ -17,9 +25,17 @@ use serde::{Deserialize, Serialize};
     status = "VRouterStatus",
     derive = "PartialEq",
     printcolumn(name = "FARM", type_ = "string", json_path = ".spec.farm"),
+    printcolumn(name = "PUBLIC-IP", type_ = "string", json_path = ".status.publicIP"),
+    printcolumn(name = "ELASTIC-IP", type_ = "string", json_path = ".status.elasticIP"),
     printcolumn(name = "READY", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "REASON", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].reason"),
-    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "AGE", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "MESSAGE",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Ready\")].message",
+        priority = 1
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct VRouterSpec {
@@ -27,10 +43,131 @@ pub struct VRouterSpec {
     #[schemars(length(min = 1, max = 63))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("a router can't move to another farm: delete it and make a new one"))]
     pub farm: String,
-    /// How many routers stand in for each other.
-    #[serde(default = "one")]
-    #[schemars(range(min = 1, max = 2))]
-    pub replicas: i32,
+    /// Its public address, one of the site's; absent: the lowest that is free.
+    #[serde(default, rename = "publicIP", skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = IPV4))]
+    pub public_ip: Option<String>,
+    /// One more public address, which belongs to one machine.
+    #[serde(default, rename = "elasticIP", skip_serializing_if = "Option::is_none")]
+    pub elastic_ip: Option<ElasticIp>,
+    /// What else it is told.
+    #[serde(flatten)]
+    pub template: RouterTemplate,
+}
+
+/// What a farm says of its router.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct RouterTemplate {
+    /// Ports of the public address that lead to machines. Everything else that comes from outside is dropped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1000))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into(), "protocol".into()]))]
+    pub forwards: Vec<PortForward>,
+    /// Where machines may go, judged in this order; what no rule speaks of is admitted. The site denies some networks to
+    /// all farms, whatever stands here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub egress: Vec<EgressRule>,
+}
+
+/// A port of the public address and where it leads.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.targetRef) != has(self.address)").message("give exactly one of targetRef and address"))]
+pub struct PortForward {
+    /// The port.
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: i32,
+    /// What carries it.
+    #[serde(default)]
+    pub protocol: PortProtocol,
+    /// The machine that it leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_ref: Option<MachineRef>,
+    /// The address in the farm that it leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = IPV4))]
+    pub address: Option<String>,
+    /// The port there; absent: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub target_port: Option<i32>,
+    /// Who may come, as networks such as `192.0.2.0/24`; none: everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(regex(pattern = CIDR)))]
+    pub source_ranges: Vec<String>,
+}
+
+/// A machine of the farm.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct MachineRef {
+    /// Name of the `VirtualMachine`.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+}
+
+/// What carries ports.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PortProtocol {
+    /// TCP.
+    #[default]
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+}
+
+/// What becomes of packets that machines send to a network outside.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.protocol) || has(self.ports)").message("protocol: says of which ports the rule speaks; give ports too"))]
+pub struct EgressRule {
+    /// The network, such as `203.0.113.0/24`.
+    #[schemars(regex(pattern = CIDR))]
+    pub cidr: String,
+    /// To which ports; none: all of them, and what has no ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(range(min = 1, max = 65535)))]
+    pub ports: Vec<i32>,
+    /// What carries these ports; absent: TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<PortProtocol>,
+    /// What becomes of them.
+    pub action: EgressAction,
+}
+
+/// What becomes of packets.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EgressAction {
+    /// They pass.
+    Allow,
+    /// They are refused, and the sender is told.
+    Deny,
+}
+
+/// A public address that belongs to one machine.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+pub struct ElasticIp {
+    /// Name of the machine.
+    #[schemars(length(min = 1, max = 63))]
+    pub target: String,
+    /// The address, one of the site's; absent: the lowest that is free.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = IPV4))]
+    pub address: Option<String>,
+}
+
+/// What a router works by.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct AppliedConfig {
+    /// The generation of the spec that it was made from.
+    pub generation: i64,
+    /// The hash of all its files.
+    pub hash: String,
+    /// When it was put in force.
+    pub time: Time,
 }
 
 /// What is known of a router.
@@ -40,12 +177,20 @@ pub struct VRouterStatus {
     /// The generation of the spec that this status speaks of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// `Ready` first.
+    /// Its public address. It is the router's as long as it stands here.
+    #[serde(rename = "publicIP", skip_serializing_if = "Option::is_none")]
+    pub public_ip: Option<String>,
+    /// The public address of one machine.
+    #[serde(rename = "elasticIP", skip_serializing_if = "Option::is_none")]
+    pub elastic_ip: Option<String>,
+    /// Name of the machine that it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// What it works by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config: Option<AppliedConfig>,
+    /// `Ready`, `AddressesReady`, `ConfigApplied`, `TargetsFound`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
-}
-
-fn one() -> i32 {
-    1
 }

@@ -14,7 +14,7 @@ use super::cache::{Cache, Cached, Index};
 use super::fleet::Fleet;
 use super::vanish::{PAUSE, is_mass};
 use crate::api::site::Site;
-use crate::api::{Flavour, Hypervisor, Image, VirtualFarm, VirtualMachine};
+use crate::api::{Flavour, Hypervisor, Image, VRouter, VirtualFarm, VirtualMachine};
 use crate::clock::Clock;
 use crate::libvirt::Connect;
 use crate::metrics::Metrics;
@@ -84,6 +84,8 @@ pub struct Caches {
     pub farms: Arc<Cache<VirtualFarm>>,
     /// Machines.
     pub machines: Arc<Cache<VirtualMachine>>,
+    /// Routers of farms.
+    pub routers: Arc<Cache<VRouter>>,
 }
 
 impl Caches {
@@ -108,6 +110,7 @@ impl Caches {
             flavours: of(client, metrics, |_| None, &mut filling),
             farms: of(client, metrics, |_| None, &mut filling),
             machines: of(client, metrics, host_of, &mut filling),
+            routers: of(client, metrics, |_| None, &mut filling),
         };
         (caches, filling)
     }
@@ -126,6 +129,7 @@ impl Caches {
             self.flavours.ready(),
             self.farms.ready(),
             self.machines.ready(),
+            self.routers.ready(),
         );
         if self.machines_are_missing() {
             warn!("farms speak of many more machines than were listed; they are listed again");

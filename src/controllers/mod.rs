@@ -10,8 +10,10 @@ pub mod hypervisor;
 pub mod image;
 pub mod isolation;
 pub mod machine;
+pub mod objects;
 pub mod observed;
 pub mod placement;
+pub mod router;
 pub mod runner;
 pub mod vanish;
 pub mod writes;
@@ -33,5 +35,6 @@ pub async fn run(context: Arc<Context>, store: Arc<ImageStore>, stop: Cancellati
         farm::run(Arc::clone(&context), shutdown()),
         placement::run(Arc::clone(&context), shutdown()),
         machine::run(Arc::clone(&context), shutdown()),
+        router::run(Arc::clone(&context), shutdown()),
     );
 }

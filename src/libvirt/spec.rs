@@ -171,8 +171,8 @@ pub struct DomainSpec {
 }
 
 impl DomainSpec {
-    /// Hash of what makes a running domain differ from a restarted one: everything but the tag itself, and the version of
-    /// the filters' rules, which running domains get too.
+    /// Hash of what makes a running domain differ from a restarted one: everything but the tag itself, and what running
+    /// domains get too, which is the version of the filters' rules and the addresses that come and go.
     #[must_use]
     pub fn content_hash(&self) -> String {
         let Self {
@@ -191,6 +191,7 @@ impl DomainSpec {
             shared_storage,
             console,
         } = self;
+        let nics: Vec<_> = nics.iter().map(|nic| Nic { hold: nic.hold.constant(), ..nic.clone() }).collect();
         let parts = format!(
             "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {shared_storage} {console:?}"
         );

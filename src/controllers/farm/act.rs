@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::api::{DeleteParams, PostParams, Preconditions};
-use kube::{Api, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use tracing::debug;
 
 use super::observe::{Memory, View};
 use super::plan::{Plan, Step, some_of};
 use super::status::{ADDRESS_SHARE, MANAGER};
-use crate::api::{VirtualMachine, VirtualMachineStatus};
-use crate::controllers::cache::Cache;
+use crate::api::{VRouter, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
+use crate::controllers::objects::{Objects, is_name_taken, is_namespace_terminating};
 use crate::controllers::placement::observe::key;
 use crate::controllers::writes::apply_status_unless_changed;
 use crate::network::MacAddress;
@@ -41,12 +40,9 @@ pub async fn carry_out(context: &Context, memory: &Memory, view: &View, plan: Pl
             memory.promise(&farm, machine, *address);
         }
     }
-    let api: Api<VirtualMachine> = context.api(&farm.0);
+    let writes = Writes::in_namespace(context, &farm.0);
     let outcomes: Vec<_> = stream::iter(plan.steps)
-        .map(|step| {
-            let api = api.clone();
-            async move { (take(context, &api, &step).await, step) }
-        })
+        .map(|step| async { (writes.take(&step).await, step) })
         .buffer_unordered(WRITES_IN_FLIGHT)
         .collect()
         .await;
@@ -55,83 +51,67 @@ pub async fn carry_out(context: &Context, memory: &Memory, view: &View, plan: Pl
         match (outcome, step) {
             (Ok(()), Step::Create(machine)) => done.created.push(machine.name_any()),
             (Ok(()), Step::Delete(machine)) => done.deleted.push(machine.name_any()),
-            (Ok(()), Step::GiveAddress(..) | Step::Update(_)) => {}
+            (Ok(()), _) => {}
             (Err(error), _) if error.is_conflict() => done.surprised = true,
-            (Err(error), _) if is_namespace_terminating(&error) => debug!("the namespace is being deleted"),
+            (Err(Error::Kubernetes(error)), _) if is_namespace_terminating(&error) => {
+                debug!("the namespace is being deleted")
+            }
             (Err(error), _) => done.error = done.error.or(Some(error)),
         }
     }
     done
 }
 
-async fn take(context: &Context, api: &Api<VirtualMachine>, step: &Step) -> Result<(), Error> {
-    let cache = &context.caches.machines;
-    let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-    match step {
-        Step::GiveAddress(machine, address) => {
-            let status = VirtualMachineStatus {
-                address: Some(address.to_string()),
-                mac: Some(MacAddress::of(*address).to_string()),
-                ..VirtualMachineStatus::default()
-            };
-            apply_status_unless_changed(context, cache, api, machine, &ADDRESS_SHARE, &status).await?;
+/// What a farm writes besides statuses.
+struct Writes<'a> {
+    machines: Objects<'a, VirtualMachine>,
+    routers: Objects<'a, VRouter>,
+}
+
+impl<'a> Writes<'a> {
+    fn in_namespace(context: &'a Context, namespace: &str) -> Self {
+        let caches = &context.caches;
+        Self {
+            machines: Objects { context, cache: &caches.machines, api: context.api(namespace), manager: MANAGER },
+            routers: Objects { context, cache: &caches.routers, api: context.api(namespace), manager: MANAGER },
         }
-        // A create, not an apply: an apply would take over a machine that somebody makes under this name right now.
-        Step::Create(machine) => {
-            context.metrics.write::<VirtualMachine>("object");
-            match api.create(&params, machine).await {
-                Ok(made) => cache.absorb(made),
-                Err(error) => {
-                    learn(api, machine, cache, &error).await?;
+    }
+
+    async fn take(&self, step: &Step) -> Result<(), Error> {
+        match step {
+            Step::GiveAddress(machine, address) => {
+                let status = VirtualMachineStatus {
+                    address: Some(address.to_string()),
+                    mac: Some(MacAddress::of(*address).to_string()),
+                    ..VirtualMachineStatus::default()
+                };
+                let Objects { context, cache, api, .. } = &self.machines;
+                apply_status_unless_changed(context, cache, api, machine, &ADDRESS_SHARE, &status).await?;
+            }
+            Step::Create(machine) => {
+                if let Err(error) = self.machines.create(machine).await {
+                    self.learn(machine, &error).await?;
                     return Err(error.into());
                 }
             }
+            Step::Update(machine) => self.machines.replace(machine).await?,
+            Step::Delete(machine) => self.machines.delete(machine).await?,
+            Step::MakeRouter(router) => self.routers.create(router).await?,
+            Step::ChangeRouter(router) => self.routers.replace(router).await?,
+            Step::DeleteRouter(router) => self.routers.delete(router).await?,
         }
-        // With the version that it was planned from: a change by somebody else in between is not undone.
-        Step::Update(machine) => {
-            context.metrics.write::<VirtualMachine>("object");
-            cache.absorb(api.replace(&machine.name_any(), &params, machine).await?);
+        Ok(())
+    }
+
+    /// A machine of that name is there though nobody told of it: without a look at it, it would be made again and again.
+    async fn learn(&self, machine: &VirtualMachine, error: &kube::Error) -> Result<(), Error> {
+        if is_name_taken(error)
+            && let Some(known) = self.machines.api.get_opt(&machine.name_any()).await?
+        {
+            self.machines.cache.absorb(known);
         }
-        Step::Delete(machine) => delete(context, api, machine).await?,
+        Ok(())
     }
-    Ok(())
-}
-
-/// A machine of that name is there though nobody told of it: without a look at it, it would be made again and again.
-async fn learn(
-    api: &Api<VirtualMachine>,
-    machine: &VirtualMachine,
-    cache: &Cache<VirtualMachine>,
-    error: &kube::Error,
-) -> Result<(), Error> {
-    if matches!(error, kube::Error::Api(status) if status.reason == "AlreadyExists")
-        && let Some(known) = api.get_opt(&machine.name_any()).await?
-    {
-        cache.absorb(known);
-    }
-    Ok(())
-}
-
-async fn delete(context: &Context, api: &Api<VirtualMachine>, machine: &VirtualMachine) -> Result<(), Error> {
-    let exactly = Preconditions { uid: machine.uid(), resource_version: None };
-    context.metrics.write::<VirtualMachine>("object");
-    match api.delete(&machine.name_any(), &DeleteParams::default().preconditions(exactly)).await {
-        Ok(answer) => {
-            // The machine as it is now, with a deletion timestamp, unless it is gone already.
-            if let Some(machine) = answer.left() {
-                context.caches.machines.absorb(machine);
-            }
-            Ok(())
-        }
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn is_namespace_terminating(error: &Error) -> bool {
-    let Error::Kubernetes(kube::Error::Api(status)) = error else { return false };
-    let causes = status.details.iter().flat_map(|details| &details.causes);
-    status.code == 403 && causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
 }
 
 impl Done {

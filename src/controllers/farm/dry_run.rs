@@ -67,6 +67,7 @@ fn at_once(view: &View) -> View {
         promised: view.promised.clone(),
         left_behind: view.left_behind.clone(),
         budget: view.budget.clone(),
+        router: view.router.clone(),
     }
 }
 

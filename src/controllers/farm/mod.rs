@@ -11,6 +11,7 @@ mod groups;
 mod network;
 mod observe;
 mod plan;
+mod router;
 mod status;
 #[cfg(test)]
 mod testing;
@@ -37,9 +38,11 @@ use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
+pub use plan::some_of;
+
 use crate::api::conditions::{find, is_true};
 use crate::api::{
-    DRY_RUN_ANNOTATION, FINALIZER, Hypervisor, VirtualFarm, VirtualFarmStatus, VirtualMachine, is_annotated,
+    DRY_RUN_ANNOTATION, FINALIZER, Hypervisor, VRouter, VirtualFarm, VirtualFarmStatus, VirtualMachine, is_annotated,
 };
 
 /// A farm is looked at this often even if nothing changes.
@@ -69,10 +72,11 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     .await;
 }
 
-/// What wakes a farm besides itself: its machines, a network that somebody (a farm, or a host that returned) gives back,
+/// What wakes a farm besides itself: its machines, its router, a network that somebody (a farm, or a host that returned) gives back,
 /// an address that is kept on a lost host or isn't any more, the site's pool and quota.
 fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>> {
     let machines = context.caches.machines.changes().map(|machine| farms_of(&machine));
+    let routers = context.caches.routers.changes().map(|router| vec![farm_of_router(&router)]);
     let without_network = {
         let context = Arc::clone(context);
         let hypervisors = context.caches.hypervisors.changes().map(|_| ());
@@ -89,7 +93,9 @@ fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>
         let farms = before.symmetric_difference(&after).map(|(farm, _)| reference(&farm.0, &farm.1));
         std::future::ready(Some(farms.collect()))
     });
-    select_all([machines.boxed(), without_network.boxed(), all.boxed(), kept.boxed()]).flat_map(stream::iter).boxed()
+    select_all([machines.boxed(), routers.boxed(), without_network.boxed(), all.boxed(), kept.boxed()])
+        .flat_map(stream::iter)
+        .boxed()
 }
 
 /// The addresses that nobody gets because copies of machines may still run on a host with them, and their farms.
@@ -97,6 +103,10 @@ fn kept_addresses(host: &Hypervisor) -> BTreeSet<(Key, Option<String>)> {
     let tombstones = host.status.iter().flat_map(|status| &status.tombstones);
     let kept = tombstones.map(|stone| ((stone.namespace.clone(), stone.farm.clone()), stone.address.clone()));
     kept.collect()
+}
+
+fn farm_of_router(router: &VRouter) -> ObjectRef<VirtualFarm> {
+    reference(&router.namespace().unwrap_or_default(), &router.spec.farm)
 }
 
 /// The farm that a machine names and the one that made it: the same, unless somebody meddles.
@@ -188,7 +198,8 @@ async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Mem
     let name = farm.name_any();
     let present: Vec<_> =
         view.machines.iter().filter(|machine| machine.spec.farm == name || ours(machine)).cloned().collect();
-    if present.is_empty() {
+    let has_router = view.router.as_ref().is_some_and(|router| router::is_router_of(router, farm));
+    if present.is_empty() && !has_router {
         let api = context.api(&farm.namespace().unwrap_or_default());
         remove_finalizer(context, &context.caches.farms, &api, farm).await?;
         memory.forget(&key(&**farm));
@@ -247,9 +258,10 @@ async fn tell_of_network(context: &Context, farm: &VirtualFarm, before: &Virtual
 }
 
 /// Reasons of `Ready` that are worth a warning.
-const TROUBLES: [&str; 9] = [
+const TROUBLES: [&str; 10] = [
     "AddressConflict",
     "AddressesExhausted",
+    "GatewayLeftBehind",
     "InvalidNetwork",
     "MachinesPresent",
     "NameTaken",

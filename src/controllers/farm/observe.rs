@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::addresses::Promises;
 use super::network::{Claim, Verdict, choose};
 use crate::api::conditions::is_true;
-use crate::api::{Hypervisor, VirtualFarm, VirtualMachine};
+use crate::api::{Hypervisor, VRouter, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::hypervisor::loss::FENCED;
@@ -33,6 +33,8 @@ pub struct View {
     pub left_behind: BTreeSet<Ipv4Addr>,
     /// Its quota and what of it is used.
     pub budget: Budget,
+    /// The router of its name.
+    pub router: Option<Arc<VRouter>>,
 }
 
 /// What the controller remembers between reconciles. All of it can be found anew; it covers the time in which a write
@@ -67,6 +69,7 @@ fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promis
         promised: memory.promises(&farm_key, &machines),
         left_behind: left_behind(&context.caches.hypervisors.list()).map(|(_, address)| address).collect(),
         budget: budget(context, farm, &machines),
+        router: context.caches.routers.get(&farm_key.0, &farm_key.1),
         farm: Arc::clone(farm),
         machines,
     }
@@ -89,7 +92,9 @@ fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>
         instances: 0,
         used: Amount::default(),
     };
-    for machine in machines.iter().filter(|machine| machine.spec.farm == farm.name_any()) {
+    let is_counted =
+        |machine: &&Arc<VirtualMachine>| machine.spec.farm == farm.name_any() && machine.router().is_none();
+    for machine in machines.iter().filter(is_counted) {
         budget.instances += i64::from(holds_reservation(machine));
         budget.used += held(machine);
     }

@@ -9,7 +9,9 @@ use kube::ResourceExt;
 use super::addresses::{Addresses, give};
 use super::groups::{GroupPlan, is_made_by, plan_group, seat};
 use super::observe::View;
-use crate::api::{MachineGroup, VirtualMachine};
+use super::router::{is_router_of, plan_router};
+use crate::api::{MachineGroup, VRouter, VirtualMachine};
+use crate::controllers::placement::observe::is_router_to_be;
 use crate::controllers::placement::plan::Wait;
 
 /// One call to the API server; each may fail, or be repeated, without harm to the others.
@@ -23,6 +25,12 @@ pub enum Step {
     Update(Box<VirtualMachine>),
     /// A machine of a group is deleted.
     Delete(Arc<VirtualMachine>),
+    /// The router is made.
+    MakeRouter(Box<VRouter>),
+    /// The router is changed.
+    ChangeRouter(Box<VRouter>),
+    /// The router is deleted.
+    DeleteRouter(Arc<VRouter>),
 }
 
 /// What a farm does next, and what is to be told about it.
@@ -59,6 +67,9 @@ pub fn plan(view: &View) -> Plan {
         taken.extend(group.taken);
     }
     plan.troubles = troubles(&addresses, &taken);
+    let (steps, waits) = plan_router(view, *network);
+    plan.steps.extend(steps);
+    plan.troubles.extend(waits);
     plan
 }
 
@@ -76,11 +87,16 @@ pub fn plan_groups(view: &View) -> Vec<GroupPlan> {
     plans
 }
 
-/// The machines that the farm made go; it stays until every machine that has an address of it is gone.
+/// The machines that the farm made go, and its router; it stays until every machine that has an address of it is gone.
 fn tear_down(view: &View) -> Plan {
     let stays = |machine: &&Arc<VirtualMachine>| machine.metadata.deletion_timestamp.is_none();
     let made = view.machines.iter().filter(|machine| is_made_by(machine, &view.farm));
-    Plan { steps: made.filter(stays).cloned().map(Step::Delete).collect(), ..Plan::default() }
+    let router = view
+        .router
+        .iter()
+        .filter(|router| is_router_of(router, &view.farm) && router.metadata.deletion_timestamp.is_none());
+    let routers = router.cloned().map(Step::DeleteRouter);
+    Plan { steps: made.filter(stays).cloned().map(Step::Delete).chain(routers).collect(), ..Plan::default() }
 }
 
 fn troubles(addresses: &Addresses, taken: &[String]) -> Vec<Wait> {
@@ -112,11 +128,13 @@ pub fn some_of(list: &[String], between: &str) -> String {
 }
 
 impl View {
-    /// The machines that belong to the farm, whoever made them.
+    /// The machines that belong to the farm, whoever made them. Its router, which is a machine too, isn't one of them.
     #[must_use]
     pub fn own_machines(&self) -> Vec<Arc<VirtualMachine>> {
         let name = self.farm.name_any();
-        self.machines.iter().filter(|machine| machine.spec.farm == name).cloned().collect()
+        let is_router = |machine: &VirtualMachine| machine.router().is_some() || is_router_to_be(machine);
+        let is_ours = |machine: &&Arc<VirtualMachine>| machine.spec.farm == name && !is_router(machine);
+        self.machines.iter().filter(is_ours).cloned().collect()
     }
 
     /// The machines that the farm made, by group and index.

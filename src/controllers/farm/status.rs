@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use super::groups::{Health, health, is_made_by};
 use super::observe::View;
 use super::plan::{Plan, some_of};
+use super::router::{ROUTER_READY, router_ready};
 use crate::api::conditions::{READY, State, find, stamp};
 use crate::api::{PlannedMachine, QuotaUse, VirtualFarmStatus, VirtualMachine};
 use crate::controllers::placement::plan::{QUOTA_EXCEEDED, Wait};
@@ -29,6 +30,7 @@ pub const SHARE: Share = Share {
         "observedGeneration",
         "network",
         "gateway",
+        "publicIP",
         "addressesUsed",
         "addressesAvailable",
         "quotaUsed",
@@ -36,7 +38,7 @@ pub const SHARE: Share = Share {
         "phases",
         "plan",
     ],
-    conditions: &[READY, NETWORK_READY, "QuotaExceeded", "Deleting"],
+    conditions: &[READY, NETWORK_READY, ROUTER_READY, "QuotaExceeded", "Deleting"],
 };
 
 /// What the farm's controller writes of a machine's status.
@@ -49,7 +51,8 @@ pub fn status(view: &View, plan: &Plan, now: Timestamp) -> VirtualFarmStatus {
         Ok(network) => State::yes(NETWORK_READY, "Assigned", network.to_string()),
         Err(wait) => State::no(NETWORK_READY, wait.reason, wait.message.clone()),
     };
-    build(view, plan, vec![ready(view, plan), network, quota_exceeded(view)], now)
+    let states = [ready(view, plan), network].into_iter().chain(router_ready(view)).chain([quota_exceeded(view)]);
+    build(view, plan, states.collect(), now)
 }
 
 /// The status of a dry run: what would be done, and nothing else new.
@@ -85,8 +88,9 @@ pub fn dry_run_status(view: &View, planned: Vec<PlannedMachine>, now: Timestamp)
 /// The status of a farm on its way out, which waits for `present`.
 #[must_use]
 pub fn deleting_status(view: &View, present: &[Arc<VirtualMachine>], now: Timestamp) -> VirtualFarmStatus {
+    let is_ours = |machine: &VirtualMachine| is_made_by(machine, &view.farm) || machine.router().is_some();
     let names = |ours: bool| {
-        let of_kind = present.iter().filter(|machine| is_made_by(machine, &view.farm) == ours);
+        let of_kind = present.iter().filter(|machine| is_ours(machine) == ours);
         of_kind.map(|machine| machine.name_any()).collect::<Vec<_>>()
     };
     let (ours, others) = (names(true), names(false));
@@ -96,6 +100,9 @@ pub fn deleting_status(view: &View, present: &[Arc<VirtualMachine>], now: Timest
     }
     if !others.is_empty() {
         waits.push(format!("machines that somebody else made, who has to delete them: {}", some_of(&others, ", ")));
+    }
+    if waits.is_empty() {
+        waits.push("the router is on its way out".to_owned());
     }
     let message = waits.join("; ");
     let states =
@@ -120,7 +127,7 @@ fn build(view: &View, plan: &Plan, states: Vec<State>, now: Timestamp) -> Virtua
         // A refused farm that had a network keeps it in view: machines may have addresses in it.
         network: network.map(FarmNetwork::to_string).or(before.network),
         gateway: network.map(|network| network.gateway().to_string()).or(before.gateway),
-        public_ip: None,
+        public_ip: view.router.as_ref().and_then(|router| router.status.as_ref()?.public_ip.clone()),
         addresses_used: used.map(small),
         addresses_available: used.map(|used| small(FarmNetwork::ADDRESSES.saturating_sub(used))),
         quota_used: Some(quota_used(view)),
@@ -150,6 +157,9 @@ fn ready(view: &View, plan: &Plan) -> State {
     if !plan.outdated.is_empty() {
         let problem = format!("made from an older template: {}", some_of(&plan.outdated, ", "));
         return State::no(READY, "MachinesOutdated", problem);
+    }
+    if let Some(router) = router_ready(view).filter(|router| router.status != "True") {
+        return State::no(READY, "RouterNotReady", format!("{}: {}", router.reason, router.message));
     }
     State::yes(READY, "MachinesReady", format!("{well} of {wanted} ready"))
 }
@@ -239,7 +249,8 @@ pub fn is_urgent(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> bool 
         let mut conditions: Vec<_> =
             conditions.map(|one| (one.type_.clone(), one.status.clone(), one.reason.clone())).collect();
         conditions.sort();
-        (status.observed_generation, status.network.clone(), status.plan.clone(), conditions)
+        let addresses = (status.network.clone(), status.public_ip.clone());
+        (status.observed_generation, addresses, status.plan.clone(), conditions)
     };
     gist(before) != gist(after)
 }

@@ -13,7 +13,7 @@ use super::network::Verdict;
 use super::observe::View;
 use super::plan::{Plan, Step, plan};
 use crate::api::conditions::{READY, State, stamp};
-use crate::api::{MachineGroup, Phase, VirtualFarm, VirtualMachine, VirtualMachineStatus};
+use crate::api::{MachineGroup, Phase, RouterRole, VRouter, VirtualFarm, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::placement::plan::{Amount, Budget};
 use crate::network::MacAddress;
 
@@ -97,6 +97,12 @@ pub fn leaving(mut machine: VirtualMachine) -> VirtualMachine {
     machine
 }
 
+/// The machine that is the farm's router.
+pub fn appointed(mut machine: VirtualMachine) -> VirtualMachine {
+    machine.status.get_or_insert_default().router = Some(RouterRole::default());
+    machine
+}
+
 /// What a farm knows, to plan from.
 pub struct Given(pub View);
 
@@ -114,12 +120,18 @@ pub fn given(farm: VirtualFarm) -> Given {
         promised: Default::default(),
         left_behind: Default::default(),
         budget,
+        router: None,
     })
 }
 
 impl Given {
     pub fn with(mut self, machine: VirtualMachine) -> Self {
         self.0.machines.push(Arc::new(machine));
+        self
+    }
+
+    pub fn routed_by(mut self, router: VRouter) -> Self {
+        self.0.router = Some(Arc::new(router));
         self
     }
 
@@ -144,6 +156,9 @@ pub fn words(plan: &Plan) -> Vec<String> {
         Step::Create(machine) => format!("create {}", machine.name_any()),
         Step::Update(machine) => format!("update {}", machine.name_any()),
         Step::Delete(machine) => format!("delete {}", machine.name_any()),
+        Step::MakeRouter(router) => format!("make router {}", router.name_any()),
+        Step::ChangeRouter(router) => format!("change router {}", router.name_any()),
+        Step::DeleteRouter(router) => format!("delete router {}", router.name_any()),
     };
     plan.steps.iter().map(word).collect()
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 use proptest::prelude::*;
 
@@ -14,7 +15,8 @@ use super::status::{deleting_status, dry_run_status, is_urgent, status};
 use super::testing::*;
 use crate::api::conditions::{READY, State, find, stamp};
 use crate::api::{
-    GroupUpdateStrategy, MachineGroup, Phase, Quota, RunStrategy, VirtualFarm, VirtualFarmStatus, VirtualMachine,
+    GroupUpdateStrategy, MachineGroup, Phase, Quota, ROUTER_LABEL, RouterTemplate, RunStrategy, VRouter, VirtualFarm,
+    VirtualFarmStatus, VirtualMachine,
 };
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::testing as site;
@@ -319,6 +321,7 @@ fn carried_out(machines: &[Arc<VirtualMachine>], steps: &[Step]) -> Vec<Arc<Virt
                 after.insert(machine.name_any(), machine);
             }
             Step::Delete(machine) => drop(after.remove(&machine.name_any())),
+            Step::MakeRouter(_) | Step::ChangeRouter(_) | Step::DeleteRouter(_) => {}
             Step::GiveAddress(machine, address) => {
                 if let Some(machine) = after.get_mut(&machine.name_any()) {
                     *machine = addressed(machine.clone(), &address.to_string());
@@ -377,4 +380,64 @@ proptest! {
         prop_assert_eq!(given.0.machines.len(), replicas);
         prop_assert!(plan(&given.0).steps.is_empty());
     }
+}
+
+fn routed(farm: VirtualFarm) -> VirtualFarm {
+    let mut farm = farm;
+    farm.spec.router = Some(RouterTemplate::default());
+    farm
+}
+
+/// The router that the farm makes.
+fn its_router(farm: &VirtualFarm) -> VRouter {
+    let made = given(farm.clone()).plan().steps.into_iter().find_map(|step| match step {
+        Step::MakeRouter(router) => Some(*router),
+        _ => None,
+    });
+    let mut router = made.expect("a router is made");
+    router.metadata.uid = Some("uid-router".into());
+    router
+}
+
+#[test]
+fn a_farm_makes_changes_and_deletes_its_router() {
+    let farm = routed(workers(0));
+    given(farm.clone()).plans(["make router farm-a"]);
+    let router = its_router(&farm);
+    given(farm.clone()).routed_by(router.clone()).plans([]);
+    let mut public = farm.clone();
+    public.spec.public_ip = Some("198.51.100.20".into());
+    given(public).routed_by(router.clone()).plans(["change router farm-a"]);
+    given(workers(0)).routed_by(router.clone()).plans(["delete router farm-a"]);
+    let mut leaving = farm.clone();
+    leaving.metadata.deletion_timestamp = Some(Time(at(9)));
+    given(leaving).routed_by(router.clone()).plans(["delete router farm-a"]);
+    let mut stray = router;
+    stray.metadata.owner_references = None;
+    let plan = given(farm).routed_by(stray).plan();
+    assert_eq!((words(&plan), plan.troubles[0].reason), (vec![], "NameTaken"));
+}
+
+#[test]
+fn only_the_router_gets_the_gateways_address_and_it_is_no_machine_of_the_farm() {
+    let farm = routed(workers(0));
+    let router = its_router(&farm);
+    let at_work = || given(farm.clone()).routed_by(router.clone());
+    let mut to_be = bare("farm-a-router-0", 0);
+    to_be.labels_mut().insert(ROUTER_LABEL.into(), "farm-a".into());
+    at_work().with(to_be.clone()).plans([]);
+    at_work().with(appointed(to_be.clone())).plans(["farm-a-router-0 gets 172.16.1.1"]);
+    at_work().with(addressed(appointed(to_be.clone()), "172.16.1.1")).plans([]);
+    // The one that was there before keeps it until it is gone.
+    let mut last = addressed(appointed(bare("farm-a-router-0", 0)), "172.16.1.1");
+    last.metadata.deletion_timestamp = Some(Time(at(9)));
+    at_work().with(last).with(appointed(bare("another", 1))).plans([]);
+    let mut lost = at_work().with(appointed(to_be.clone()));
+    lost.0.left_behind = ["172.16.1.1".parse().unwrap()].into();
+    assert_eq!((words(&lost.plan()), lost.plan().troubles[0].reason), (vec![], "GatewayLeftBehind"));
+
+    let counted = at_work().with(addressed(appointed(to_be), "172.16.1.1"));
+    let status = status(&counted.0, &counted.plan(), at(9));
+    assert_eq!((status.machines.as_deref(), status.addresses_used), (Some("0/0"), Some(0)));
+    assert_eq!(find(&status.conditions, READY).unwrap().reason, "RouterNotReady");
 }

@@ -344,6 +344,7 @@ fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed
             farm: machine.spec.farm.clone(),
             epoch: status.epoch.unwrap_or_default(),
             address: status.address.clone(),
+            public_ips: machine.router().map(|role| role.public_ips.clone()).unwrap_or_default(),
             since: Time(deleted.unwrap_or_default()),
         },
         holds: Resources {

@@ -124,6 +124,7 @@ fn copy(epoch: i64) -> Tombstone {
         farm: "farm-a".into(),
         epoch,
         address: Some("172.16.1.2".into()),
+        public_ips: Vec::new(),
         since: Time(at(0)),
     }
 }

@@ -62,8 +62,9 @@ async fn step_on(host: &FleetHost, uuid: DomainUuid, seen: &View, step: &Step) -
         Step::EnsureVolume(volume) => port.create_volume(volume).await,
         Step::WriteSeed => {
             let recipe = required(seen)?;
-            let content = recipe.seed_content.image().map_err(|error| refused(error.to_string()))?;
-            port.write_volume(&recipe.seed, &content).await
+            let Some(seed) = &recipe.seed else { return Ok(()) };
+            let content = seed.content.image().map_err(|error| refused(error.to_string()))?;
+            port.write_volume(&seed.name, &content).await
         }
         Step::Define => port.define(&required(seen)?.domain).await,
         Step::Start => port.start(uuid).await,
@@ -72,7 +73,7 @@ async fn step_on(host: &FleetHost, uuid: DomainUuid, seen: &View, step: &Step) -
         Step::Destroy => port.destroy(uuid).await,
         Step::Undefine => port.undefine(uuid).await,
         Step::DeleteVolume(name) => port.delete_volume(name).await,
-        Step::MendNics => port.mend_nics(uuid, seen.nic.as_slice()).await,
+        Step::MendNics => port.mend_nics(uuid, &seen.nics).await,
     }
 }
 

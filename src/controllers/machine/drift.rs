@@ -56,9 +56,18 @@ pub fn correct(mut plan: Plan, want: &Want, seen: &View) -> Plan {
     let drifts = drifts(seen);
     if plan.steps.is_empty() {
         let mut repairs: Vec<_> = drifts.iter().filter_map(|drift| drift.kind.repair(want.drift)).collect();
-        repairs.dedup();
+        if follows_its_addresses(seen) {
+            repairs.extend([Step::MendNics, Step::Define]);
+        }
+        let mut known = Vec::new();
+        repairs.retain(|repair| {
+            !known.contains(repair) && {
+                known.push(repair.clone());
+                true
+            }
+        });
         if repairs.contains(&Step::MendNics) {
-            repairs.splice(0..0, seen.nic.iter().map(|nic| Step::EnsureFilter(nic.hold.rules())));
+            repairs.splice(0..0, seen.nics.iter().map(|nic| Step::EnsureFilter(nic.hold.rules())));
         }
         plan.repairs = repairs;
     }
@@ -75,7 +84,7 @@ pub fn drifts(seen: &View) -> Vec<Drift> {
     let current = recipe.filter(|recipe| recipe.domain.tag.spec_hash == tag.spec_hash);
     let mut drifts = Vec::new();
     drifts.extend(recipe.map(|recipe| lost_disks(recipe, seen)).filter(|lost| !lost.is_empty()).map(disk_deleted));
-    drifts.extend(seen.nic.as_ref().and_then(|nic| network_card(nic, forms, current.is_some())));
+    drifts.extend(network_cards(&seen.nics, forms, current.is_some()));
     drifts.extend(current.and_then(|recipe| device(&recipe.domain, forms)));
     drifts.extend(definition(domain, forms, current));
     drifts.extend(current.and_then(|recipe| seed_deleted(recipe, seen)));
@@ -104,32 +113,36 @@ fn disk_deleted(lost: Vec<&str>) -> Drift {
 
 fn seed_deleted(recipe: &Recipe, seen: &View) -> Option<Drift> {
     let volumes = seen.volumes.present().filter(|_| seen.volumes_are_fresh)?;
-    let gone = !volumes.contains(&recipe.seed);
-    gone.then(|| Drift::new(DriftKind::SeedDeleted, format!("volume {} is gone from the host's pool", recipe.seed)))
+    let gone = recipe.seed.as_ref().map(|seed| &seed.name).filter(|name| !volumes.contains(*name))?;
+    Some(Drift::new(DriftKind::SeedDeleted, format!("volume {gone} is gone from the host's pool")))
 }
 
-/// The card of a domain that runs. One that was made from an earlier spec may be at another bridge.
-fn network_card(nic: &Nic, forms: &Forms, is_current: bool) -> Option<Drift> {
+/// The cards of a domain that runs, the first that isn't as it should be.
+fn network_cards(nics: &[Nic], forms: &Forms, is_current: bool) -> Option<Drift> {
     let running = forms.running.as_ref()?;
-    let wanted = NicForm::of(nic);
-    let strangers: Vec<_> = running
-        .nics
-        .iter()
-        .filter(|card| card.mac != wanted.mac && !card.is_cut)
-        .map(|card| card.mac.as_str())
-        .collect();
-    if !strangers.is_empty() {
+    let wanted: Vec<_> = nics.iter().map(|nic| (nic, NicForm::of(nic))).collect();
+    let is_wanted = |mac: &str| wanted.iter().any(|(_, wanted)| wanted.mac == mac);
+    let strangers = running.nics.iter().filter(|card| !is_wanted(&card.mac) && !card.is_cut);
+    let strangers: Vec<_> = strangers.map(|card| card.mac.as_str()).collect();
+    if !nics.is_empty() && !strangers.is_empty() {
         let what = format!("it has a card that it shouldn't have, {}", strangers.join(", "));
         return Some(Drift::new(DriftKind::NetworkCard, what));
     }
-    let Some(card) = running.nics.iter().find(|card| card.mac == wanted.mac) else {
+    wanted.iter().find_map(|(nic, wanted)| network_card(nic, wanted, &running.nics, is_current))
+}
+
+/// A card of a domain that runs. One that was made from an earlier spec may be at another bridge.
+fn network_card(nic: &Nic, wanted: &NicForm, running: &[NicForm], is_current: bool) -> Option<Drift> {
+    let Some(card) = running.iter().find(|card| card.mac == wanted.mac) else {
         return Some(Drift::new(DriftKind::Device, format!("its card {} is gone", wanted.mac)));
     };
     let what = match &card.filter {
         None => "its card is behind no filter".to_owned(),
         // One of another version has the rules of this one.
         Some(filter) if !nic.hold.rules().is_version(filter) => format!("its card is behind the filter {filter}"),
-        Some(_) if card.parameters != wanted.parameters => "the parameters of its card's filter are others".to_owned(),
+        Some(_) if card.parameters != wanted.parameters && !nic.hold.changes_while_it_runs() => {
+            "the parameters of its card's filter are others".to_owned()
+        }
         Some(_) if is_current && card.bridge != wanted.bridge => {
             format!("its card is at {} instead of the bridge {}", card.bridge.as_deref().unwrap_or("none"), nic.bridge)
         }
@@ -137,6 +150,16 @@ fn network_card(nic: &Nic, forms: &Forms, is_current: bool) -> Option<Drift> {
         Some(_) => return None,
     };
     Some(Drift::new(DriftKind::NetworkCard, what))
+}
+
+/// Whether a router's public card is to answer to other addresses than it does: those that it has change while it runs.
+fn follows_its_addresses(seen: &View) -> bool {
+    let forms = seen.domain.present().filter(|domain| domain.tag.is_some()).and_then(|domain| domain.forms.as_ref());
+    let Some(running) = forms.and_then(|forms| forms.running.as_ref()) else { return false };
+    let changing = seen.nics.iter().filter(|nic| nic.hold.changes_while_it_runs()).map(NicForm::of);
+    changing
+        .into_iter()
+        .any(|wanted| running.nics.iter().any(|card| card.mac == wanted.mac && card.parameters != wanted.parameters))
 }
 
 /// Everything else of a domain that runs.
@@ -163,13 +186,16 @@ fn definition(domain: &SurveyedDomain, forms: &Forms, current: Option<&Recipe>) 
     matters.then(|| Drift::new(DriftKind::Definition, format!("it would start again with {}", changes.join(", "))))
 }
 
-/// The cards, each with the set of rules that its filter is a version of.
+/// The cards, each with the set of rules that its filter is a version of, and without the addresses that change while it runs.
 fn nics_but_for_versions(form: &DomainForm) -> Vec<NicForm> {
     let mut nics = form.nics.clone();
     for nic in &mut nics {
         let version = |name: &String| RuleSet::ALL.into_iter().find(|rules| rules.is_version(name));
         if let Some(rules) = nic.filter.as_ref().and_then(version) {
             nic.filter = Some(rules.filter_name());
+            if rules == RuleSet::Public {
+                nic.parameters.clear();
+            }
         }
     }
     nics

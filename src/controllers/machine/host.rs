@@ -99,6 +99,7 @@ mod tests {
             farm: "farm-a".into(),
             epoch: 1,
             address: None,
+            public_ips: Vec::new(),
             since: machine.metadata.creation_timestamp.clone().unwrap(),
         };
         worker.status.as_mut().unwrap().tombstones.push(given_up);

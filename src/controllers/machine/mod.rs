@@ -218,7 +218,8 @@ fn want(context: &Context, machine: &VirtualMachine) -> Want {
         run: machine.spec.run_strategy,
         readiness: machine.spec.readiness,
         boot_deadline: timings.boot_deadline,
-        shutdown_grace: timings.shutdown_grace,
+        // A router keeps nothing that matters.
+        shutdown_grace: if machine.router().is_some() { Duration::ZERO } else { timings.shutdown_grace },
         drift: context.caches.hypervisors.get("", host).map(|host| host.spec.drift_policy).unwrap_or_default(),
     }
 }

@@ -74,7 +74,10 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         volumes_are_fresh: is_fresh(begun, &status),
         disks_made: disks_home.is_some() && status.disks_on == disks_home,
         disks_home,
-        nic: farm.zip(hypervisor).and_then(|(farm, host)| recipe::nic(machine, &farm, &host).ok()),
+        nics: farm
+            .zip(hypervisor)
+            .and_then(|(farm, host)| recipe::nics(machine, &farm, &host).ok())
+            .unwrap_or_default(),
         recipe: if deleted {
             Err(Refusal::new("Deleting", "it is being deleted"))
         } else {
@@ -201,7 +204,9 @@ async fn make_recipe(context: &Context, machine: &VirtualMachine) -> Result<Resu
     let Some(hypervisor) = context.caches.hypervisors.get("", name) else {
         return Ok(Err(Refusal::new("HypervisorNotFound", format!("Hypervisor {name:?} is not there"))));
     };
-    let user_data = match read_user_data(context, &namespace, machine.spec.user_data.as_ref()).await? {
+    // A router has no seed, whatever somebody wrote into its spec.
+    let source = machine.spec.user_data.as_ref().filter(|_| machine.router().is_none());
+    let user_data = match read_user_data(context, &namespace, source).await? {
         Ok(user_data) => user_data,
         Err(refusal) => return Ok(Err(refusal)),
     };

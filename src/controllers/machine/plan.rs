@@ -163,7 +163,7 @@ fn make(seen: &View, now: Timestamp) -> Plan {
     }
     let mut steps = filters(recipe);
     steps.extend(missing.into_iter().cloned().map(Step::EnsureVolume));
-    if !volumes.contains(&recipe.seed) {
+    if recipe.seed.as_ref().is_some_and(|seed| !volumes.contains(&seed.name)) {
         steps.push(Step::WriteSeed);
     }
     if !seen.domain.present().is_some_and(|domain| drift::is_defined_as_wanted(domain, recipe)) {
@@ -186,7 +186,8 @@ fn filters(recipe: &Recipe) -> Vec<Step> {
 /// Seeds of this machine that the domain doesn't use any more.
 fn stale_seeds<'a>(recipe: &'a Recipe, volumes: &'a BTreeSet<String>) -> impl Iterator<Item = String> + 'a {
     let prefix = format!("{}-seed-", recipe.domain.uuid);
-    volumes.iter().filter(move |name| name.starts_with(&prefix) && **name != recipe.seed).cloned()
+    let current = recipe.seed.as_ref().map(|seed| &seed.name);
+    volumes.iter().filter(move |name| name.starts_with(&prefix) && Some(*name) != current).cloned()
 }
 
 /// It is off: by whom, and shall it be on?

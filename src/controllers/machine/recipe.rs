@@ -5,14 +5,13 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::api::{
-    Bandwidth, Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus,
-    site::Site,
+    Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
 };
 use crate::guest::{self, Guest, GuestError, GuestNic, Seed, UserDataText};
 use crate::libvirt::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };
-use crate::network::{FarmNetwork, Hold, MacAddress};
+use crate::network::{BadName, DomainName, FarmNetwork, Hold, MacAddress};
 
 /// All that is made on the host for a machine.
 #[derive(Clone, Debug)]
@@ -21,12 +20,19 @@ pub struct Recipe {
     pub domain: DomainSpec,
     /// Its disks.
     pub volumes: Vec<VolumeSpec>,
-    /// Name of the seed volume.
-    pub seed: String,
-    /// What stands in it.
-    pub seed_content: Seed,
+    /// What its guest is told at its first start; a router is told by its agent.
+    pub seed: Option<SeedVolume>,
     /// The image's volumes, which have to be there first.
     pub image_volumes: Vec<String>,
+}
+
+/// What a guest is told at its first start.
+#[derive(Clone, Debug)]
+pub struct SeedVolume {
+    /// Name of the volume.
+    pub name: String,
+    /// What stands in it.
+    pub content: Seed,
 }
 
 /// Why a machine can't be made until somebody changes an object.
@@ -74,16 +80,19 @@ pub struct Ingredients<'a> {
 pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let uid = uid(from.machine)?;
     let status = from.machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
-    let address = address_in_farm(status, from.farm)?;
     let pinned = |what: &str| Refusal::new("NotPlaced", format!("placement has not pinned the {what} yet"));
     let flavour = status.flavour.as_ref().ok_or_else(|| pinned("flavour"))?;
     let image = status.image.as_ref().ok_or_else(|| pinned("image"))?;
     let epoch = status.epoch.ok_or_else(|| pinned("epoch"))?;
 
-    let seed = guest::seed(&guest(from, uid, address)?)?;
-    let seed_volume = guest::seed_volume(uid, &seed.hash);
+    let nics = nics(from.machine, from.farm, from.hypervisor)?;
+    let seed = if from.machine.router().is_some() {
+        is_the_sites_router(from, flavour, image)?;
+        None
+    } else {
+        Some(seed(from, uid, address_in_farm(status, from.farm)?)?)
+    };
     let (root, data, volumes) = disks(uid, flavour, image);
-    let nic = card(from.hypervisor, address, flavour.bandwidth);
     let (namespace, name) = names(from.machine);
     let mut domain = DomainSpec {
         uuid: DomainUuid(uid),
@@ -96,34 +105,67 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
         firmware: firmware(image),
         root,
         data,
-        seed: Some(seed_volume.clone()),
-        nics: vec![nic],
+        seed: seed.as_ref().map(|seed| seed.name.clone()),
+        nics,
         shared_storage: from.hypervisor.spec.storage.shared.is_some(),
         console: ConsoleLog::Pty,
     };
     domain.tag.spec_hash = domain.content_hash();
     let image_volumes = image.volumes().map(str::to_owned).collect();
-    Ok(Recipe { domain, volumes, seed: seed_volume, seed_content: seed, image_volumes })
+    Ok(Recipe { domain, volumes, seed, image_volumes })
 }
 
-/// The machine's network card, which depends on less than the rest of it.
+/// The machine's network cards, which depend on less than the rest of it: in the farm, and a router's in the public network.
 ///
 /// # Errors
-/// What it waits for.
-pub fn nic(machine: &VirtualMachine, farm: &VirtualFarm, hypervisor: &Hypervisor) -> Result<Nic, Refusal> {
+/// What they wait for.
+pub fn nics(machine: &VirtualMachine, farm: &VirtualFarm, hypervisor: &Hypervisor) -> Result<Vec<Nic>, Refusal> {
     let status = machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
-    let address = address_in_farm(status, farm)?;
     let bandwidth = status.flavour.as_ref().and_then(|flavour| flavour.bandwidth);
-    Ok(card(hypervisor, address, bandwidth))
+    let networks = &hypervisor.spec.networks;
+    let card = |bridge: &str, hold: Hold| Nic {
+        bridge: bridge.to_owned(),
+        mac: MacAddress::of(hold.address()),
+        hold,
+        bandwidth,
+    };
+    let address = address_in_farm(status, farm)?;
+    let Some(role) = &status.router else { return Ok(vec![card(&networks.private.bridge, Hold::Machine(address))]) };
+    let mut nics = vec![card(&networks.private.bridge, Hold::Router(FarmNetwork::of(address)))];
+    if let Some(hold) = public_hold(&role.public_ips)? {
+        let public = networks.public.as_ref().ok_or_else(|| {
+            let name = hypervisor.metadata.name.as_deref().unwrap_or_default();
+            Refusal::new("NoPublicNetwork", format!("{name} has no public bridge: give it spec.networks.public"))
+        })?;
+        nics.push(card(&public.bridge, hold));
+    }
+    Ok(nics)
 }
 
-fn card(hypervisor: &Hypervisor, address: Ipv4Addr, bandwidth: Option<Bandwidth>) -> Nic {
-    Nic {
-        bridge: hypervisor.spec.networks.private.bridge.clone(),
-        mac: MacAddress::of(address),
-        hold: Hold::Machine(address),
-        bandwidth,
+/// What a router's public card is held to: its own address, which comes first, and the others.
+fn public_hold(addresses: &[String]) -> Result<Option<Hold>, Refusal> {
+    let parse = |text: &String| {
+        text.parse().map_err(|_| Refusal::new("WrongAddress", format!("status.router: {text:?} is no address")))
+    };
+    let mut addresses = addresses.iter().map(parse);
+    let Some(own) = addresses.next() else { return Ok(None) };
+    Ok(Some(Hold::Public { own: own?, elastic: addresses.collect::<Result<_, _>>()? }))
+}
+
+/// A router sends in the name of everybody outside. So it is what the site says, whatever a tenant wrote into its spec.
+fn is_the_sites_router(from: &Ingredients<'_>, flavour: &PinnedFlavour, image: &PinnedImage) -> Result<(), Refusal> {
+    let routers = &from.site.routers;
+    let refuse = |what: String| Err(Refusal::new("NotTheSitesRouter", what));
+    if image.name != routers.image || flavour.name != routers.flavour {
+        return refuse(format!(
+            "the site's routers have the image {} and the flavour {}, not {} and {}",
+            routers.image, routers.flavour, image.name, flavour.name
+        ));
     }
+    if image.disk.is_some() || image.kernel.is_none() || flavour.data_disk.is_some() {
+        return refuse("a router has a kernel and no disk: see site.routers".to_owned());
+    }
+    Ok(())
 }
 
 /// Where the volumes of a host's machines lie: two hosts with the same place see the same volumes, and another machine
@@ -148,48 +190,72 @@ pub fn uid(machine: &VirtualMachine) -> Result<Uuid, Refusal> {
     uid.ok_or_else(|| Refusal::new("NoUid", "the object has no uid that is a UUID"))
 }
 
-/// The machine's address, which is one of its farm's.
+/// The machine's address, which is one of its farm's; a router's is the gateway's.
 fn address_in_farm(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<Ipv4Addr, Refusal> {
     let not_ready = || Refusal::new("NetworkNotReady", "the farm has no network or the machine no address yet");
     let network = farm.status.as_ref().and_then(|status| status.network.as_deref()).ok_or_else(not_ready)?;
     let network: FarmNetwork = network.parse().map_err(|_| not_ready())?;
     let address: Ipv4Addr = status.address.as_deref().and_then(|text| text.parse().ok()).ok_or_else(not_ready)?;
-    if !network.is_machine_address(address) {
+    let is_right =
+        if status.router.is_some() { address == network.gateway() } else { network.is_machine_address(address) };
+    if !is_right {
         let message = format!("the address {address} is not one of the farm's network {network}; delete the machine");
         return Err(Refusal::new("WrongAddress", message));
     }
     Ok(address)
 }
 
+fn seed(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<SeedVolume, Refusal> {
+    let content = guest::seed(&guest(from, uid, address)?)?;
+    Ok(SeedVolume { name: guest::seed_volume(uid, &content.hash), content })
+}
+
 fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, Refusal> {
     let (_, name) = names(from.machine);
-    let network = from.farm.spec.network.as_ref();
-    let farm_name = from.farm.metadata.name.as_deref().unwrap_or_default();
-    let domain = match network.and_then(|network| network.domain.clone()) {
-        Some(domain) => domain,
-        None => format!("{farm_name}.{}", from.site.dns_domain),
+    let gateway = from.farm.spec.router.is_some().then(|| FarmNetwork::of(address).gateway());
+    // A router asks the farm's servers itself.
+    let dns = match gateway {
+        Some(gateway) => vec![gateway],
+        None => dns_servers(from.farm, from.site)?,
     };
-    let mut dns = Vec::new();
-    for server in network.map(|network| network.dns.as_slice()).unwrap_or_default() {
-        let parsed = server.parse();
-        dns.push(
-            parsed.map_err(|_| Refusal::new("InvalidDns", format!("spec.network.dns: {server:?} is no address")))?,
-        );
-    }
-    if dns.is_empty() {
-        dns.clone_from(&from.site.dns);
-    }
     let mut ssh_keys = guest::parse_ssh_keys("the farm's spec.sshKeys", &from.farm.spec.ssh_keys)?;
     ssh_keys.extend(guest::parse_ssh_keys("spec.sshKeys", &from.machine.spec.ssh_keys)?);
     Ok(Guest {
         instance_id: uid,
         hostname: name.parse().map_err(GuestError::from)?,
-        domain: domain.parse().map_err(GuestError::from)?,
-        nic: GuestNic { mac: MacAddress::of(address), address, prefix: 24, gateway: None },
+        domain: domain_of(from.farm, from.site).map_err(GuestError::from)?,
+        nic: GuestNic { mac: MacAddress::of(address), address, prefix: 24, gateway },
         dns,
         ssh_keys,
         user_data: from.user_data.clone(),
     })
+}
+
+/// The farm's DNS domain.
+///
+/// # Errors
+/// It is none.
+pub fn domain_of(farm: &VirtualFarm, site: &Site) -> Result<DomainName, BadName> {
+    let given = farm.spec.network.as_ref().and_then(|network| network.domain.as_deref());
+    match given {
+        Some(domain) => domain.parse(),
+        None => [farm.metadata.name.as_deref().unwrap_or_default(), site.dns_domain.as_str()].join(".").parse(),
+    }
+}
+
+/// The DNS servers that a farm asks: its own, else the site's.
+///
+/// # Errors
+/// One of its own isn't an address.
+pub fn dns_servers(farm: &VirtualFarm, site: &Site) -> Result<Vec<Ipv4Addr>, Refusal> {
+    let own = farm.spec.network.as_ref().map(|network| network.dns.as_slice()).unwrap_or_default();
+    if own.is_empty() {
+        return Ok(site.dns.clone());
+    }
+    let parse = |server: &String| {
+        server.parse().map_err(|_| Refusal::new("InvalidDns", format!("spec.network.dns: {server:?} is no address")))
+    };
+    own.iter().map(parse).collect()
 }
 
 /// The root disk, the data disk, and the volumes that they are.

@@ -65,8 +65,8 @@ pub struct View {
     pub disks_home: Option<String>,
     /// Whether its disks were made there before.
     pub disks_made: bool,
-    /// Its network card, as it should be.
-    pub nic: Option<Nic>,
+    /// Its network cards, as they should be; none: nobody can tell.
+    pub nics: Vec<Nic>,
     /// How it is made.
     pub recipe: Result<Recipe, Refusal>,
     /// How far its image is on its host, in words.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::host::HostStanding;
 use super::plan::{LEFT_BEHIND, pause, plan};
-use super::recipe::{Recipe, Refusal};
+use super::recipe::{Recipe, Refusal, SeedVolume};
 use super::situation::*;
 use crate::api::{Bytes, DriftPolicy, Phase, Readiness, RunStrategy, Virtualization};
 use crate::controllers::observed::Observed;
@@ -65,8 +65,10 @@ fn recipe() -> Recipe {
             console: ConsoleLog::Pty,
         },
         volumes: vec![data_disk()],
-        seed: format!("{UID}-seed-new.img"),
-        seed_content: guest::seed(&guest::sample::guest()).unwrap(),
+        seed: Some(SeedVolume {
+            name: format!("{UID}-seed-new.img"),
+            content: guest::seed(&guest::sample::guest()).unwrap(),
+        }),
         image_volumes: vec!["img-a.kernel".into()],
     }
 }
@@ -110,7 +112,7 @@ fn machine() -> Given {
             volumes_are_fresh: true,
             disks_home: Some("worker-1".into()),
             disks_made: false,
-            nic: recipe().domain.nics.pop(),
+            nics: recipe().domain.nics,
             recipe: Ok(recipe()),
             image_progress: None,
             outdated: None,

@@ -15,6 +15,8 @@ pub enum Cause {
     Class(HypervisorClass),
     /// Without the labels that the machine selects by.
     Selector,
+    /// Not in the public network, where the machine has a card.
+    Private,
     /// Not the host that has the machine's disks.
     Elsewhere,
     /// Somebody keeps new machines away.
@@ -39,6 +41,7 @@ impl Cause {
         match self {
             Self::Class(class) => format!("of class {class:?}"),
             Self::Selector => "not selected by hypervisorSelector".into(),
+            Self::Private => "without a public network".into(),
             Self::Elsewhere => "without its disks".into(),
             Self::Cordoned => "cordoned".into(),
             Self::Unreachable => "unreachable".into(),

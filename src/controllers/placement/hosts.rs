@@ -23,6 +23,7 @@ pub fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
         name: hypervisor.name_any(),
         class: hypervisor.spec.class,
         pool: hypervisor.spec.storage.shared.clone(),
+        public: hypervisor.spec.networks.public.is_some(),
         labels: hypervisor.labels().clone(),
         openness: openness(hypervisor),
         allocatable: amount(allocatable),

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request, place};
+use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request, Role, place};
 use super::testing::at;
 use crate::api::{Bytes, HypervisorClass, Quota};
 
@@ -21,7 +21,7 @@ prop_compose! {
     fn request()(
         farm_number in 0u8..3, group in proptest::option::of(0u8..2), priority in -1i32..2, age in 0i64..5,
         cpus in 1i64..4, memory in 1u32..8, storage in 0u32..4, home in proptest::option::weighted(0.2, 0usize..4),
-        service in proptest::bool::weighted(0.2),
+        service in proptest::bool::weighted(0.2), role in proptest::option::weighted(0.2, any::<bool>()),
     ) -> Request {
         Request {
             machine: (String::new(), String::new()),
@@ -36,6 +36,7 @@ prop_compose! {
                 None if service => Place::Any { class: HypervisorClass::Service, selector: BTreeMap::new() },
                 None => Place::Any { class: HypervisorClass::Worker, selector: BTreeMap::new() },
             },
+            role: role.map_or(Role::Machine, |public| Role::Router { public }),
         }
     }
 }
@@ -59,10 +60,11 @@ fn requests() -> impl Strategy<Value = Vec<Request>> {
 prop_compose! {
     fn offer()(
         cpus in 0i64..10, memory in 0u32..20, storage in 0u32..12, used in (0i64..5, 0u32..10, 0u32..6),
-        open in proptest::bool::weighted(0.8), service in proptest::bool::weighted(0.3), cached: bool,
+        open in proptest::bool::weighted(0.8), public: bool, service in proptest::bool::weighted(0.3), cached: bool,
     ) -> HostOffer {
         HostOffer {
             pool: None,
+            public,
             name: String::new(),
             class: if service { HypervisorClass::Service } else { HypervisorClass::Worker },
             labels: BTreeMap::new(),
@@ -117,6 +119,8 @@ proptest! {
             let mut sum = host.allocated;
             for (request, _) in placed(&decisions, &requests).filter(|(_, name)| **name == host.name) {
                 prop_assert_eq!(host.openness, Openness::Open);
+                let outside = request.role == Role::Router { public: true };
+                prop_assert!(host.public || !outside);
                 sum.cpus += request.needs.cpus;
                 sum.memory += request.needs.memory;
                 let there = if let Place::Home { storage, .. } = request.place { storage } else { Bytes::ZERO };
@@ -132,8 +136,8 @@ proptest! {
     fn no_farm_is_above_its_quota(requests in requests(), hosts in offers(), farms in budgets()) {
         let decisions = place(&requests, &hosts, &farms);
         for budget in &farms {
-            let mine: Vec<_> =
-                placed(&decisions, &requests).filter(|(request, _)| request.farm == budget.farm).collect();
+            let counts = |request: &Request| request.farm == budget.farm && request.role == Role::Machine;
+            let mine: Vec<_> = placed(&decisions, &requests).filter(|(request, _)| counts(request)).collect();
             let cpus: i64 = mine.iter().map(|(request, _)| request.needs.cpus).sum();
             let memory: Bytes = mine.iter().map(|(request, _)| request.needs.memory).sum();
             prop_assert!(budget.quota.instances.is_none_or(|limit| mine.len() as i64 <= i64::from(limit)));
@@ -164,7 +168,8 @@ proptest! {
             for host in left.iter_mut().filter(|host| host.name == *name) {
                 host.allocated += added;
             }
-            for farm in farms_left.iter_mut().filter(|farm| farm.farm == request.farm) {
+            let counts = |farm: &&mut Budget| farm.farm == request.farm && request.role == Role::Machine;
+            for farm in farms_left.iter_mut().filter(counts) {
                 farm.instances += 1;
                 farm.used += added;
             }

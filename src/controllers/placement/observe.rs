@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::hosts::empty_offer;
-use super::plan::{Amount, Budget, HostOffer, Place, Request, Wait};
+use super::plan::{Amount, Budget, HostOffer, Place, Request, Role, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour};
 use crate::api::conditions::{READY, find, is_true};
 use crate::api::{
     Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, PinnedFlavour, PinnedImage, Quota,
-    VirtualFarm, VirtualMachine,
+    ROUTER_LABEL, VirtualFarm, VirtualMachine, VirtualMachineSpec,
 };
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
@@ -41,8 +41,34 @@ pub struct World {
     pub farms: BTreeMap<Key, Arc<VirtualFarm>>,
     /// Quota of farms that give none.
     pub default_quota: Option<Quota>,
+    /// Image and flavour of routers.
+    pub routers: RouterParts,
     /// Placements that are given up on hosts that are silent now: the epoch, by the machine's uid.
     pub given_up: BTreeMap<String, i64>,
+}
+
+/// What the site's routers are made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouterParts {
+    /// Name of their image.
+    pub image: String,
+    /// Name of their flavour.
+    pub flavour: String,
+}
+
+impl RouterParts {
+    /// A router isn't counted against its farm's quota, so it is what the site says and nothing else.
+    fn admits(&self, machine: &VirtualMachine) -> Result<(), Wait> {
+        let Self { image, flavour } = self;
+        let VirtualMachineSpec { image: its_image, flavour: its_flavour, .. } = &machine.spec;
+        if its_image == image && its_flavour == flavour {
+            return Ok(());
+        }
+        let message = format!(
+            "the site's routers have the image {image} and the flavour {flavour}, not {its_image} and {its_flavour}: delete it"
+        );
+        Err(Wait::new("NotTheSitesRouter", message))
+    }
 }
 
 /// A request and what the machine is to be made from.
@@ -77,6 +103,7 @@ impl World {
     pub fn look(context: &Context) -> Self {
         let caches = &context.caches;
         let hypervisors = caches.hypervisors.list();
+        let site = context.site();
         Self {
             given_up: given_up(&context.fleet, &hypervisors),
             machines: caches.machines.list(),
@@ -84,7 +111,8 @@ impl World {
             images: caches.images.list().into_iter().map(|image| (image.name_any(), image)).collect(),
             flavours: caches.flavours.list().into_iter().map(|flavour| (flavour.name_any(), flavour)).collect(),
             farms: caches.farms.list().into_iter().map(|farm| (key(&*farm), farm)).collect(),
-            default_quota: context.site().default_quota,
+            default_quota: site.default_quota,
+            routers: RouterParts { image: site.routers.image.clone(), flavour: site.routers.flavour.clone() },
         }
     }
 
@@ -137,7 +165,7 @@ impl World {
     #[must_use]
     pub fn budgets(&self) -> Vec<Budget> {
         let mut used: HashMap<(&str, &str), (i64, Amount)> = HashMap::new();
-        for machine in &self.machines {
+        for machine in self.machines.iter().filter(|machine| machine.router().is_none()) {
             let (instances, amount) = used.entry(farm_of(machine)).or_default();
             *instances += i64::from(holds_reservation(machine));
             *amount += held(machine);
@@ -171,6 +199,13 @@ impl World {
     /// What it waits for.
     pub fn candidate(&self, machine: &VirtualMachine, claims: &Claims<'_>) -> Result<Candidate, Wait> {
         self.admits_address(machine, claims)?;
+        let role = match machine.router() {
+            Some(role) => {
+                self.routers.admits(machine)?;
+                Role::Router { public: !role.public_ips.is_empty() }
+            }
+            None => Role::Machine,
+        };
         let place = self.place_of(machine);
         let flavour = self.flavour_of(machine)?;
         let image = self.image_of(machine, &place)?;
@@ -184,6 +219,7 @@ impl World {
             needs: needs(&flavour, Some(&image)),
             revision: image.revision.clone(),
             place,
+            role,
         };
         Ok(Candidate { request, flavour, image })
     }
@@ -248,13 +284,22 @@ impl World {
             return Err(Wait::new("NetworkNotReady", format!("network of farm {farm_name}: {why}")));
         };
         let Some(address) = machine.status.as_ref().and_then(|status| status.address.as_deref()) else {
-            return Err(if status.addresses_available == Some(0) {
+            return Err(if is_router_to_be(machine) {
+                let message = format!(
+                    "its label {ROUTER_LABEL} says that it is to be a router, and no VRouter says so: remove the label"
+                );
+                Wait::new("RouterPending", message)
+            } else if status.addresses_available == Some(0) {
                 Wait::new("AddressesExhausted", format!("farm {farm_name} has no address left in {network}"))
             } else {
                 Wait::new("AddressPending", format!("farm {farm_name} gives it an address"))
             });
         };
-        if !address.parse::<Ipv4Addr>().is_ok_and(|address| network.is_machine_address(address)) {
+        let is_right = |address: Ipv4Addr| match machine.router() {
+            Some(_) => address == network.gateway(),
+            None => network.is_machine_address(address),
+        };
+        if !address.parse::<Ipv4Addr>().is_ok_and(is_right) {
             let problem =
                 format!("{address} is no address of {network}: remove it from the status or delete the machine");
             return Err(Wait::new("AddressConflict", problem));
@@ -329,6 +374,12 @@ fn fits_image(flavour: &PinnedFlavour, image: &PinnedImage) -> Result<(), Wait> 
 
 fn group_of(machine: &VirtualMachine) -> Option<String> {
     machine.labels().get(GROUP_LABEL).cloned()
+}
+
+/// Whether a machine is to be a router and isn't yet: it gets no address like any other.
+#[must_use]
+pub fn is_router_to_be(machine: &VirtualMachine) -> bool {
+    machine.labels().contains_key(ROUTER_LABEL) && machine.router().is_none()
 }
 
 /// Namespace and name of a machine's farm.

@@ -55,6 +55,21 @@ pub struct Request {
     pub revision: String,
     /// Where it may go.
     pub place: Place,
+    /// What it is in its farm.
+    pub role: Role,
+}
+
+/// What a machine is in its farm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// One of its machines.
+    #[default]
+    Machine,
+    /// Its router, which its quota doesn't count.
+    Router {
+        /// It has a card in the public network.
+        public: bool,
+    },
 }
 
 /// Where a machine may go.
@@ -113,6 +128,8 @@ pub struct HostOffer {
     pub class: HypervisorClass,
     /// The pool that it shares with others.
     pub pool: Option<String>,
+    /// Whether it is in the public network.
+    pub public: bool,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Whether it takes machines.
@@ -215,8 +232,11 @@ impl Request {
         }
     }
 
-    /// What its admission adds to the farm's account; none, if that contains the machine already.
+    /// What its admission adds to the farm's account; none, if that contains the machine already, or never will.
     fn charge(&self) -> Option<Amount> {
+        if matches!(self.role, Role::Router { .. }) {
+            return None;
+        }
         match &self.place {
             Place::Any { .. } | Place::Home { .. } => Some(self.added()),
             Place::Away { counted: true, .. } => None,
@@ -253,6 +273,9 @@ impl HostOffer {
             Place::Home { host, .. } if *host != self.name => return Some(Cause::Elsewhere),
             Place::Away { pool: Some(pool), .. } if self.pool.as_ref() != Some(pool) => return Some(Cause::Elsewhere),
             Place::Any { .. } | Place::Home { .. } | Place::Away { .. } => {}
+        }
+        if request.role == (Role::Router { public: true }) && !self.public {
+            return Some(Cause::Private);
         }
         match self.openness {
             Openness::Open => self.lacks(request.added()),

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::ObjectMeta;
 use serde_json::json;
 
-use super::observe::{World, key};
+use super::observe::{RouterParts, World, key};
 use super::standing::SCHEDULED;
 use super::status::{Outcome, status};
 use crate::api::conditions::{State, stamp};
@@ -158,6 +158,7 @@ pub fn world(hosts: Vec<Hypervisor>, machines: Vec<VirtualMachine>) -> World {
             .collect(),
         farms: [(key(&farm), Arc::new(farm))].into_iter().collect(),
         default_quota: None,
+        routers: RouterParts { image: "router".into(), flavour: "router".into() },
         given_up: BTreeMap::new(),
     }
 }

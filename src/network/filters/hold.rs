@@ -43,6 +43,21 @@ impl Hold {
         }
     }
 
+    /// Whether what it is held to may change while it runs: the addresses that a router answers to come and go.
+    #[must_use]
+    pub const fn changes_while_it_runs(&self) -> bool {
+        matches!(self, Self::Public { .. })
+    }
+
+    /// What of it never changes while it runs.
+    #[must_use]
+    pub fn constant(&self) -> Self {
+        match self {
+            Self::Machine(_) | Self::Router(_) => self.clone(),
+            Self::Public { own, .. } => Self::Public { own: *own, elastic: BTreeSet::new() },
+        }
+    }
+
     /// The parameters that the rules speak of, besides `MAC`, which libvirt sets itself. libvirt goes through a name that is
     /// given more than once.
     ///

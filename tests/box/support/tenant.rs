@@ -147,7 +147,7 @@ impl Drop for Tenant<'_> {
     /// Everything goes; the next test begins when nothing of it takes room on a host any more.
     fn drop(&mut self) {
         self.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]);
-        let list = ["get", "virtualfarms,virtualmachines", "-n", &self.namespace, "-o", "name"];
+        let list = ["get", "virtualfarms,vrouters,virtualmachines", "-n", &self.namespace, "-o", "name"];
         let end = Instant::now() + Duration::from_secs(60);
         while self.kubectl(&list).is_none_or(|left| !left.is_empty()) {
             if Instant::now() > end {

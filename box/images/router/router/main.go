@@ -2,7 +2,8 @@
 //
 //	cascina-router take N    a piece of a bundle of files, from its input, which begins at byte N of the whole
 //	cascina-router apply     checks the files of the bundle, puts them in force, tells the hash that is
-//	cascina-router status    what is in force, and what was counted
+//	cascina-router state     what is in force
+//	cascina-router status    the same, and what was counted
 //
 // Answers are JSON on standard output. What a file gets wrong is told in the answer, and the files that were in force
 // before stay so.
@@ -26,10 +27,12 @@ func main() {
 		return
 	case len(os.Args) == 2 && os.Args[1] == "apply":
 		answer = router.Apply()
+	case len(os.Args) == 2 && os.Args[1] == "state":
+		answer = router.State()
 	case len(os.Args) == 2 && os.Args[1] == "status":
 		answer = router.Status()
 	default:
-		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|status")
+		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|state|status")
 		os.Exit(2)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {

@@ -8,10 +8,15 @@ import (
 	"strings"
 )
 
-// Status is what is in force and what was counted.
-type Status struct {
+// State is what is in force.
+type State struct {
 	Hash      string `json:"hash,omitempty"`
 	Documents Hashes `json:"documents"`
+}
+
+// Status is what is in force and what was counted. With a thousand forwards it is near the end of what an agent can say.
+type Status struct {
+	State
 	Counts
 }
 
@@ -36,10 +41,15 @@ type Peer struct {
 	Sent      int64 `json:"sent"`
 }
 
-// Status tells.
-func (router Router) Status() Status {
+// State tells what is in force.
+func (router Router) State() State {
 	hashes := router.inForce()
-	return Status{Hash: hashes.overall(), Documents: hashes, Counts: router.System.Counts()}
+	return State{Hash: hashes.overall(), Documents: hashes}
+}
+
+// Status tells all.
+func (router Router) Status() Status {
+	return Status{State: router.State(), Counts: router.System.Counts()}
 }
 
 // Counts reads them; what can't be read is left out.

@@ -1,0 +1,138 @@
+//! How a router is told what to do, by the agent of its guest. What it answers is believed about itself and about nothing else.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::libvirt::{DomainUuid, GuestCommand, GuestOutput, Host, HostError};
+use crate::network::router::{Documents, Hash, pieces};
+use crate::text::printable;
+
+/// The program in the router that takes files and puts them in force.
+const PROGRAM: &str = "cascina-router";
+
+/// A router that doesn't answer a question within this time is asked again later.
+const QUESTION: Duration = Duration::from_secs(10);
+
+/// Checking and putting in force what a farm of 253 machines and 1,000 forwards needs takes a second on a fast host.
+const APPLY: Duration = Duration::from_secs(60);
+
+/// The longest text of a router that is told on, in bytes.
+const LONGEST: usize = 300;
+
+/// What a router was heard to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// Its agent doesn't answer.
+    Nothing,
+    /// It works by the files of this hash.
+    InForce(Hash),
+    /// It refuses a file, and works as before.
+    Refuses(String),
+}
+
+/// What a router says of itself; more than this isn't read.
+#[derive(Deserialize, Debug, Default)]
+#[serde(default)]
+struct State {
+    hash: String,
+    documents: BTreeMap<String, String>,
+}
+
+/// What became of a bundle.
+#[derive(Deserialize, Debug, Default)]
+#[serde(default)]
+struct Applied {
+    hash: String,
+    missing: Vec<String>,
+    file: String,
+    error: String,
+}
+
+/// The router in a domain.
+pub struct Guest<'a> {
+    /// Its host.
+    pub host: &'a dyn Host,
+    /// Its domain.
+    pub uuid: DomainUuid,
+}
+
+impl Guest<'_> {
+    /// Makes the router work by these documents; those that it has are not sent.
+    ///
+    /// # Errors
+    /// The host can't be asked. Whatever the guest says is part of what is heard.
+    pub async fn bring_to(&self, documents: &Documents) -> Result<Heard, HostError> {
+        let Some(answer) = self.run(["state"], &[], QUESTION).await? else { return Ok(Heard::Nothing) };
+        let Some(state) = read::<State>(&answer) else { return Ok(nonsense("state", &answer)) };
+        let wanted = documents.hash();
+        if state.hash == wanted.to_string() {
+            return Ok(Heard::InForce(wanted));
+        }
+        match self.send(documents, &state.documents).await? {
+            Sent::Missing => match self.send(documents, &BTreeMap::new()).await? {
+                Sent::Missing => Ok(Heard::Refuses("it misses files that it was sent".to_owned())),
+                Sent::Heard(heard) => Ok(heard),
+            },
+            Sent::Heard(heard) => Ok(heard),
+        }
+    }
+
+    async fn send(&self, documents: &Documents, known: &BTreeMap<String, String>) -> Result<Sent, HostError> {
+        for (place, piece) in pieces(&documents.bundle(known)) {
+            let Some(answer) = self.run(["take", &place.to_string()], piece, QUESTION).await? else {
+                return Ok(Sent::Heard(Heard::Nothing));
+            };
+            if answer.exit_code != Some(0) {
+                return Ok(Sent::Heard(nonsense("take", &answer)));
+            }
+        }
+        let Some(answer) = self.run(["apply"], &[], APPLY).await? else { return Ok(Sent::Heard(Heard::Nothing)) };
+        let Some(applied) = read::<Applied>(&answer) else { return Ok(Sent::Heard(nonsense("apply", &answer))) };
+        let wanted = documents.hash();
+        if !applied.missing.is_empty() {
+            return Ok(Sent::Missing);
+        }
+        if applied.error.is_empty() && applied.hash == wanted.to_string() {
+            return Ok(Sent::Heard(Heard::InForce(wanted)));
+        }
+        let problem = [applied.file, applied.error].join(": ");
+        Ok(Sent::Heard(Heard::Refuses(printable(&problem, LONGEST))))
+    }
+
+    async fn run<const N: usize>(
+        &self,
+        arguments: [&str; N],
+        input: &[u8],
+        within: Duration,
+    ) -> Result<Option<GuestOutput>, HostError> {
+        let command = GuestCommand {
+            program: PROGRAM.to_owned(),
+            arguments: arguments.map(str::to_owned).to_vec(),
+            input: input.to_vec(),
+            within,
+        };
+        match self.host.run_in_guest(self.uuid, &command).await {
+            // A guest that is slow or talks nonsense is no trouble of the host's.
+            Err(error) if !error.is_silence() => {
+                Ok(Some(GuestOutput { errors: error.to_string().into_bytes(), ..GuestOutput::default() }))
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+enum Sent {
+    Missing,
+    Heard(Heard),
+}
+
+fn read<T: for<'de> Deserialize<'de>>(answer: &GuestOutput) -> Option<T> {
+    (answer.exit_code == Some(0)).then(|| serde_json::from_slice(&answer.output).ok()).flatten()
+}
+
+fn nonsense(question: &str, answer: &GuestOutput) -> Heard {
+    let said = String::from_utf8_lossy(&answer.errors);
+    Heard::Refuses(printable(&format!("cascina-router {question}: {}", said.trim()), LONGEST))
+}

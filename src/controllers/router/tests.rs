@@ -1,0 +1,374 @@
+//! What a router does next, and what it is told, as tables.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{Resource, ResourceExt};
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::addresses::Addresses;
+use super::desired::{Desired, Ingredients, desired};
+use super::observe::View;
+use super::plan::{Plan, Step, machine_name, plan};
+use super::status::{news, status};
+use super::talk::Heard;
+use super::testing::{public, router};
+use crate::api::conditions::{READY, State, find, stamp};
+use crate::api::site::Site;
+use crate::api::{ElasticIp, GROUP_LABEL, Phase, RouterRole, RouterTemplate, VRouter, VirtualFarm, VirtualMachine};
+use crate::controllers::placement::plan::Wait;
+use crate::controllers::placement::testing::{farm, machine};
+use crate::network::router::DocumentName;
+
+const UID: &str = "00000000-0000-0000-0000-0000000000aa";
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_000).unwrap()
+}
+
+fn site() -> Site {
+    let mut site = Site::default();
+    site.routers.public = Some(public());
+    site
+}
+
+fn the_farm() -> VirtualFarm {
+    let mut farm = farm("farm-a");
+    farm.metadata.uid = Some("uid-farm".into());
+    farm.status.as_mut().unwrap().network = Some("172.16.1.0/24".into());
+    farm
+}
+
+/// The farm's own router, with its public address.
+fn the_router() -> VRouter {
+    let mut router = router("farm-a", 0);
+    router.metadata.owner_references = the_farm().controller_owner_ref(&()).map(|owner| vec![owner]);
+    router
+}
+
+fn member(name: &str, address: &str, group: Option<&str>) -> Arc<VirtualMachine> {
+    let mut member = machine(name, 0);
+    member.status.as_mut().unwrap().address = Some(address.into());
+    if let Some(group) = group {
+        member.labels_mut().insert(GROUP_LABEL.into(), group.into());
+    }
+    Arc::new(member)
+}
+
+fn members() -> Vec<Arc<VirtualMachine>> {
+    vec![member("login", "172.16.1.10", None), member("farm-a-workers-0", "172.16.1.2", Some("workers"))]
+}
+
+fn given(own: &str) -> Addresses {
+    Addresses { own: Some(Ok(own.parse().unwrap())), elastic: None }
+}
+
+fn made_of(router: &VRouter, addresses: &Addresses) -> Result<Desired, Wait> {
+    desired(&Ingredients {
+        farm: &the_farm(),
+        network: "172.16.1.0/24".parse().unwrap(),
+        router,
+        machines: &members(),
+        addresses,
+        site: &site(),
+    })
+}
+
+fn view(router: VRouter, machine: Option<VirtualMachine>) -> View {
+    let addresses = given("198.51.100.20");
+    View {
+        farm: Some(Arc::new(the_farm())),
+        site: Arc::new(site()),
+        machine: machine.map(Arc::new),
+        desired: made_of(&router, &addresses),
+        addresses,
+        silent_since: None,
+        router: Arc::new(router),
+    }
+}
+
+/// The machine that a view makes, at work.
+fn running() -> VirtualMachine {
+    let Some(Step::Create(machine)) = plan(&view(the_router(), None), now()).steps.pop() else {
+        panic!("none is made")
+    };
+    let mut machine = *machine;
+    machine.metadata.uid = Some(UID.into());
+    let status = machine.status.get_or_insert_default();
+    status.router = Some(RouterRole { public_ips: vec!["198.51.100.20".into()] });
+    status.address = Some("172.16.1.1".into());
+    status.hypervisor = Some("service-1".into());
+    status.phase = Some(Phase::Running);
+    status.conditions = stamp(vec![State::yes(READY, "AgentConnected", "")], &[], None, now());
+    machine
+}
+
+fn changed(change: impl FnOnce(&mut VirtualMachine)) -> Option<VirtualMachine> {
+    let mut machine = running();
+    change(&mut machine);
+    Some(machine)
+}
+
+fn words(plan: &Plan) -> Vec<String> {
+    let word = |step: &Step| match step {
+        Step::Create(machine) => format!("create {}", machine.name_any()),
+        Step::PutBack(machine) => format!("put back {}", machine.name_any()),
+        Step::Appoint(_, role) => format!("appoint {}", role.public_ips.join(" ")),
+        Step::Delete(_, why) => format!("delete: {}", why.reason),
+    };
+    plan.steps.iter().map(word).collect()
+}
+
+#[track_caller]
+fn does(view: &View, steps: &[&str], waits: Option<&str>) {
+    let plan = plan(view, now());
+    assert_eq!(words(&plan), steps);
+    assert_eq!(plan.wait.map(|wait| wait.reason), waits);
+}
+
+#[test]
+fn a_router_is_made_appointed_and_told() {
+    does(&view(the_router(), None), &["create farm-a-router-0"], Some("MachineMissing"));
+    let bare = changed(|machine| machine.status = None);
+    does(&view(the_router(), bare), &["appoint 198.51.100.20"], Some("MachineNotReady"));
+    let at_work = view(the_router(), Some(running()));
+    does(&at_work, &[], None);
+    let telling = plan(&at_work, now()).tell.unwrap();
+    assert_eq!((telling.host.as_str(), telling.uuid.to_string().as_str()), ("service-1", UID));
+    assert_eq!(telling.documents, at_work.desired.unwrap().router.documents());
+}
+
+#[test]
+fn what_a_tenant_wrote_into_its_spec_is_put_back() {
+    let edited = changed(|machine| {
+        machine.spec.flavour = "m1.large".into();
+        machine.spec.run_strategy = crate::api::RunStrategy::Halted;
+    });
+    does(&view(the_router(), edited), &["put back farm-a-router-0"], None);
+    let Some(Step::PutBack(back)) = plan(&view(the_router(), changed(|m| m.spec.priority = 3)), now()).steps.pop()
+    else {
+        panic!("nothing is put back")
+    };
+    assert_eq!(back.spec, running().spec);
+}
+
+#[test]
+fn a_machine_that_can_not_be_the_router_makes_way() {
+    let other_image = changed(|machine| machine.spec.image = "debian".into());
+    does(&view(the_router(), other_image), &["delete: MachineOutdated"], Some("MachineOutdated"));
+    let other_address = changed(|machine| machine.status.as_mut().unwrap().address = Some("172.16.1.9".into()));
+    does(&view(the_router(), other_address), &["delete: WrongAddress"], Some("WrongAddress"));
+    let moved =
+        changed(|m| m.status.as_mut().unwrap().router = Some(RouterRole { public_ips: vec!["198.51.100.21".into()] }));
+    does(&view(the_router(), moved), &["delete: PublicAddressChanged"], Some("PublicAddressChanged"));
+    let leaving = changed(|machine| machine.metadata.deletion_timestamp = Some(Time(now())));
+    does(&view(the_router(), leaving), &[], Some("MachineLeaving"));
+}
+
+#[test]
+fn before_it_has_a_host_its_address_is_merely_corrected() {
+    let unplaced = changed(|machine| {
+        let status = machine.status.as_mut().unwrap();
+        status.hypervisor = None;
+        status.router = Some(RouterRole::default());
+    });
+    does(&view(the_router(), unplaced), &["appoint 198.51.100.20"], None);
+}
+
+#[test]
+fn an_elastic_address_comes_and_goes_while_it_runs() {
+    let mut with_elastic = view(the_router(), Some(running()));
+    with_elastic.addresses.elastic = Some(Ok("198.51.100.21".parse().unwrap()));
+    does(&with_elastic, &["appoint 198.51.100.20 198.51.100.21"], None);
+    let had_it = changed(|machine| {
+        let role = machine.status.as_mut().unwrap().router.as_mut().unwrap();
+        role.public_ips.push("198.51.100.21".into());
+    });
+    does(&view(the_router(), had_it), &["appoint 198.51.100.20"], None);
+}
+
+#[test]
+fn a_silent_router_is_made_anew_after_its_time() {
+    let mut silent = view(the_router(), Some(running()));
+    silent.silent_since = now().checked_sub(Duration::from_secs(59)).ok();
+    does(&silent, &[], None);
+    silent.silent_since = now().checked_sub(Duration::from_secs(60)).ok();
+    does(&silent, &["delete: RouterSilent"], Some("RouterSilent"));
+}
+
+#[test]
+fn only_its_farm_makes_a_router() {
+    let mut stray = the_router();
+    stray.metadata.owner_references = None;
+    does(&view(stray, None), &[], Some("NotMadeByFarm"));
+    let mut alone = view(the_router(), None);
+    alone.farm = None;
+    does(&alone, &[], Some("FarmNotFound"));
+    let foreign = changed(|machine| machine.metadata.owner_references = None);
+    does(&view(the_router(), foreign), &[], Some("NameTaken"));
+}
+
+#[test]
+fn without_a_public_address_it_waits() {
+    let mut exhausted = view(the_router(), None);
+    exhausted.addresses.own = Some(Err(Wait::new("PublicAddressesExhausted", "all are taken")));
+    does(&exhausted, &[], Some("PublicAddressesExhausted"));
+    exhausted.addresses.own = None;
+    does(&exhausted, &["create farm-a-router-0"], Some("MachineMissing"));
+}
+
+#[test]
+fn it_goes_with_its_machine_and_not_before() {
+    let mut leaving = the_router();
+    leaving.metadata.deletion_timestamp = Some(Time(now()));
+    does(&view(leaving.clone(), Some(running())), &["delete: Deleting"], Some("MachinePresent"));
+    let going = changed(|machine| machine.metadata.deletion_timestamp = Some(Time(now())));
+    does(&view(leaving.clone(), going), &[], Some("MachinePresent"));
+    let gone = view(leaving, None);
+    assert!(plan(&gone, now()).release);
+}
+
+fn reasons(view: &View, heard: Option<&Heard>) -> Vec<String> {
+    let told = status(view, &plan(view, now()), heard, now());
+    told.conditions.iter().map(|one| format!("{}={} {}", one.type_, one.status, one.reason)).collect()
+}
+
+#[test]
+fn it_says_what_it_works_by() {
+    let at_work = view(the_router(), Some(running()));
+    let hash = plan(&at_work, now()).tell.unwrap().documents.hash();
+    assert_eq!(
+        reasons(&at_work, Some(&Heard::InForce(hash))),
+        [
+            "Ready=True Routing",
+            "AddressesReady=True Assigned",
+            "ConfigApplied=True Applied",
+            "TargetsFound=True AllFound"
+        ]
+    );
+    let told = status(&at_work, &plan(&at_work, now()), Some(&Heard::InForce(hash)), now());
+    let config = told.config.clone().unwrap();
+    assert_eq!((config.generation, config.hash, config.time), (1, hash.to_string(), Time(now())));
+    assert_eq!(news(None, &told)[0].reason, "ConfigApplied");
+    assert_eq!(news(Some(&told), &told), []);
+    assert_eq!(reasons(&at_work, Some(&Heard::Nothing))[2], "ConfigApplied=False Pending");
+    let mut silent = view(the_router(), Some(running()));
+    silent.silent_since = now().checked_sub(Duration::from_secs(5)).ok();
+    assert_eq!(reasons(&silent, Some(&Heard::Nothing))[2], "ConfigApplied=Unknown RouterSilent");
+    let refused = Heard::Refuses("nftables.conf: syntax error".into());
+    assert_eq!(reasons(&at_work, Some(&refused))[..1], ["Ready=False Refused"]);
+    assert_eq!(reasons(&at_work, None)[2], "ConfigApplied=False Pending");
+}
+
+fn template(template: serde_json::Value) -> VRouter {
+    let mut router = the_router();
+    router.spec.template = serde_json::from_value::<RouterTemplate>(template).unwrap();
+    router
+}
+
+#[test]
+fn forwards_lead_to_machines_and_those_that_can_not_wait() {
+    let router = template(json!({"forwards": [
+        {"port": 2222, "targetRef": {"name": "login"}, "targetPort": 22, "sourceRanges": ["192.0.2.77/24"]},
+        {"port": 53, "protocol": "UDP", "address": "172.16.1.2"},
+        {"port": 80, "targetRef": {"name": "nobody"}},
+        {"port": 81, "address": "172.16.2.2"},
+        {"port": 82, "address": "172.16.1.1"},
+        {"port": 83, "targetRef": {"name": "login"}, "sourceRanges": ["everywhere"]},
+    ]}));
+    let made = made_of(&router, &given("198.51.100.20")).unwrap();
+    let nftables = made.router.documents().content(DocumentName::Nftables).to_owned();
+    for part in ["2222", "172.16.1.10", "192.0.2.0/24", "forward-udp-53"] {
+        assert!(nftables.contains(part), "{part} is missing in\n{nftables}");
+    }
+    let waits: Vec<_> = made.waits.iter().map(|wait| (wait.reason, wait.message.as_str())).collect();
+    assert_eq!(
+        waits,
+        [
+            ("TargetNotFound", "forward tcp/80: no machine nobody has an address in this farm yet"),
+            (
+                "TargetOutsideFarm",
+                "forward tcp/81: 172.16.2.2 is no machine's address in the farm's network 172.16.1.0/24"
+            ),
+            (
+                "TargetOutsideFarm",
+                "forward tcp/82: 172.16.1.1 is no machine's address in the farm's network 172.16.1.0/24"
+            ),
+            ("InvalidSource", "forward tcp/83: \"everywhere\" is no IPv4 network"),
+        ]
+    );
+    let alone = made_of(&router, &Addresses::default()).unwrap().router;
+    assert!(alone.public.is_none() && alone.forwards.is_empty(), "there is nothing to be reached at");
+}
+
+#[test]
+fn an_elastic_address_belongs_to_a_machine_that_is_there() {
+    let mut router = the_router();
+    router.spec.elastic_ip = Some(ElasticIp { target: "login".into(), address: None });
+    let mut addresses = given("198.51.100.20");
+    addresses.elastic = Some(Ok("198.51.100.21".parse().unwrap()));
+    assert_eq!(made_of(&router, &addresses).unwrap().router.elastic.len(), 1);
+    router.spec.elastic_ip.as_mut().unwrap().target = "gone".into();
+    let made = made_of(&router, &addresses).unwrap();
+    assert_eq!((made.router.elastic.len(), made.waits[0].reason), (0, "TargetNotFound"));
+}
+
+#[test]
+fn networks_of_farms_and_of_the_site_are_denied_whatever_the_farm_says() {
+    let router = template(json!({"egress": [{"cidr": "0.0.0.0/0", "action": "Allow"}]}));
+    let denied = made_of(&router, &given("198.51.100.20")).unwrap().router.denied;
+    for network in ["172.16.0.0/16", "198.18.0.0/15", "10.0.0.0/8"] {
+        assert!(denied.contains(&network.parse().unwrap()), "{network}");
+    }
+    let unreadable = template(json!({"egress": [{"cidr": "somewhere", "action": "Deny"}]}));
+    assert_eq!(made_of(&unreadable, &given("198.51.100.20")).unwrap_err().reason, "InvalidEgress");
+}
+
+#[test]
+fn of_two_machines_with_one_address_it_is_one_of_them() {
+    let mut both = members();
+    both.push(member("thief", "172.16.1.10", None));
+    let made = desired(&Ingredients {
+        farm: &the_farm(),
+        network: "172.16.1.0/24".parse().unwrap(),
+        router: &the_router(),
+        machines: &both,
+        addresses: &given("198.51.100.20"),
+        site: &site(),
+    });
+    let names: Vec<_> = made.unwrap().router.machines.into_values().map(|machine| machine.name.to_string()).collect();
+    assert_eq!(names, ["farm-a-workers-0", "login"]);
+}
+
+proptest! {
+    /// Whatever the API server admits can be told, and what is told depends on nothing but the objects.
+    #[test]
+    fn every_router_can_be_told_what_to_do(
+        ports in proptest::collection::vec((1i32..=65535, any::<bool>(), "[a-z0-9-]{1,20}", any::<bool>()), 0..20),
+        egress in proptest::collection::vec((any::<[u8; 4]>(), 0u8..=32, any::<bool>()), 0..8),
+    ) {
+        let forwards: Vec<_> = ports.iter().map(|(port, udp, name, real)| json!({
+            "port": port,
+            "protocol": if *udp { "UDP" } else { "TCP" },
+            "targetRef": {"name": if *real { "login" } else { name }},
+        })).collect();
+        let rules: Vec<_> = egress.iter().map(|([a, b, c, d], prefix, deny)| json!({
+            "cidr": format!("{a}.{b}.{c}.{d}/{prefix}"),
+            "action": if *deny { "Deny" } else { "Allow" },
+        })).collect();
+        let router = template(json!({"forwards": forwards, "egress": rules}));
+        let one = made_of(&router, &given("198.51.100.20")).unwrap();
+        let other = made_of(&router, &given("198.51.100.20")).unwrap();
+        prop_assert_eq!(one.router.documents().hash(), other.router.documents().hash());
+        prop_assert_eq!(one.router.egress.len(), egress.len());
+    }
+}
+
+#[test]
+fn the_machines_name_is_none_that_a_group_gives() {
+    assert_eq!(machine_name("farm-a"), "farm-a-router-0");
+    assert!(find(&running().status.unwrap().conditions, READY).is_some());
+}
