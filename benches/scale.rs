@@ -25,6 +25,8 @@ mod operator;
 mod plot;
 #[path = "scale/process.rs"]
 mod process;
+#[path = "../tests/simulation/router.rs"]
+mod router;
 #[path = "../tests/simulation/world.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod world;

@@ -19,6 +19,8 @@ mod host;
 mod images;
 #[path = "simulation/invariants.rs"]
 mod invariants;
+#[path = "simulation/router.rs"]
+mod router;
 #[path = "simulation/soak.rs"]
 mod soak;
 #[path = "simulation/state.rs"]

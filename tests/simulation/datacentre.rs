@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::apiserver::{ApiServer, Resource, Store, resource};
 use crate::faults::Faults;
 use crate::host::connect;
-use crate::images::images;
+use crate::images::{NAMES, images};
 use crate::invariants::CLUSTER;
 use crate::world::World;
 
@@ -64,10 +64,11 @@ impl Datacentre {
         for name in ["service-1", "service-2"] {
             site.add_host(name, HypervisorClass::Service, "shared");
         }
-        for name in ["one", "two"] {
+        for name in NAMES {
             site.create("images", "", name, images().spec(name));
         }
         site.create("flavours", "", "small", json!({"cpus": 1, "memory": "512Mi", "rootDisk": "3Gi"}));
+        site.create("flavours", "", "router", json!({"cpus": 1, "memory": "256Mi"}));
         site.create("flavours", "", "large", json!({"cpus": 2, "memory": "1Gi", "rootDisk": "3Gi", "dataDisk": "1Gi"}));
         let tenant = json!({"metadata": {"name": "tenant"}});
         site.store.create(&resource("", "namespaces"), "", tenant, "admin", now).unwrap();
@@ -77,10 +78,11 @@ impl Datacentre {
     /// A host and its object.
     pub fn add_host(&mut self, name: &str, class: HypervisorClass, pool: &str) {
         self.world.add_host(name, class, pool);
+        let public = (class == HypervisorClass::Service).then(|| json!({"bridge": "br-public"}));
         let shared = (class == HypervisorClass::Service).then_some(pool);
         let spec = json!({
             "uri": format!("qemu+tls://{name}/system"), "credentialsSecretRef": {"name": "libvirt-client"},
-            "class": class, "networks": {"private": {"bridge": "br-private"}},
+            "class": class, "networks": {"private": {"bridge": "br-private"}, "public": public},
             "storage": {"pool": "cascina", "shared": shared},
         });
         self.create("hypervisors", "", name, spec);

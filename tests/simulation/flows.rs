@@ -3,6 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use cascina::libvirt::{DomainRun, StopReason};
 use serde_json::{Value, json};
 
 use crate::apiserver::Write;
@@ -125,6 +126,46 @@ pub const FLOWS: &[Flow] = &[
             act(300, |live, _| live.world(|world| world.host("service-2").linked = true)),
         ],
     },
+    Flow { name: "create a farm with a router", start: empty, acts: &[act(0, |live, _| live.create_routed_farm())] },
+    Flow {
+        name: "open and close ways into a farm",
+        start: with_router,
+        acts: &[
+            act(0, |live, _| live.patch_farm(&json!({"elasticIP": {"target": "farm-nodes-0"}}))),
+            act(10, |live, _| {
+                live.patch_farm(&json!({"elasticIP": {"target": "farm-nodes-1"}, "router": {"forwards": []}}))
+            }),
+            act(10, |live, _| live.patch_farm(&json!({"elasticIP": null}))),
+        ],
+    },
+    Flow {
+        name: "give a router another public address",
+        start: with_router,
+        acts: &[act(0, |live, _| live.patch_farm(&json!({"publicIP": "198.51.100.25"})))],
+    },
+    Flow {
+        name: "kill a router, then take it away",
+        start: with_router,
+        acts: &[
+            act(0, |live, _| live.crash("tenant/farm-router-0")),
+            act(120, |live, _| live.patch_farm(&json!({"router": null}))),
+        ],
+    },
+    Flow {
+        name: "delete a farm with a router",
+        start: with_router,
+        acts: &[act(0, |live, _| live.delete("virtualfarms", "tenant", "farm"))],
+    },
+    Flow {
+        name: "lose and fence a router's host",
+        start: with_router,
+        acts: &[
+            act(0, |live, _| live.power("service-1", false)),
+            act(60, |live, _| live.fence("service-1", Some("true"))),
+            act(60, |live, _| live.power("service-1", true)),
+            act(30, |live, _| live.fence("service-1", None)),
+        ],
+    },
     Flow {
         name: "change an image",
         start: with_farm,
@@ -133,6 +174,12 @@ pub const FLOWS: &[Flow] = &[
         })],
     },
 ];
+
+/// A site with a farm of two machines and a router, at rest.
+pub fn with_router() -> &'static Datacentre {
+    static SITE: OnceLock<Datacentre> = OnceLock::new();
+    SITE.get_or_init(|| settled(empty(), &[act(0, |live, _| live.create_routed_farm())]))
+}
 
 /// A site without farms, at rest.
 pub fn empty() -> &'static Datacentre {
@@ -176,6 +223,30 @@ impl Live {
                 "users": [{"kind": "User", "name": "ada"}],
             }),
         );
+    }
+
+    /// Makes a farm with two machines and a router.
+    pub fn create_routed_farm(&self) {
+        let forwards = json!([{"port": 80, "targetRef": {"name": "farm-nodes-0"}}]);
+        let groups = json!([{"name": "nodes", "replicas": 2, "flavour": "small", "image": "one"}]);
+        self.create("virtualfarms", "tenant", "farm", json!({"groups": groups, "router": {"forwards": forwards}}));
+    }
+
+    /// Changes the farm's spec.
+    pub fn patch_farm(&self, spec: &Value) {
+        self.patch("virtualfarms", "tenant", "farm", &json!({"spec": spec}));
+    }
+
+    /// Lets a guest crash.
+    pub fn crash(&self, title: &str) {
+        let now = self.clock.now();
+        self.world(|world| {
+            world.last_change = now;
+            let domains = world.hosts.values_mut().flat_map(|host| host.domains.values_mut());
+            domains
+                .filter(|domain| domain.spec.title == title)
+                .for_each(|domain| domain.run = DomainRun::Off(StopReason::Crashed));
+        });
     }
 
     /// Makes an object of ours.

@@ -16,6 +16,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::faults::Faults;
+use crate::router::RouterGuest;
 use crate::world::{Domain, World, is_active, name_and_base};
 
 /// The way to one host.
@@ -205,15 +206,28 @@ impl Host for Way {
             }
             let run = known.map_or(DomainRun::Off(StopReason::NotStarted), |known| known.run);
             let mut new = Domain::new(domain.clone(), run);
-            (new.started, new.asked) = running.map_or((None, None), |running| (running.started, running.asked));
+            if let Some(running) = running {
+                (new.started, new.asked) = (running.started, running.asked);
+                new.router = running.router.clone();
+            }
             host.domains.insert(domain.uuid, new);
             Ok(())
         })
         .await
     }
 
-    async fn mend_nics(&self, _: DomainUuid, _: &[Nic]) -> Result<()> {
-        self.call("mend_nics", 30, |_, _, _| Ok(())).await
+    async fn mend_nics(&self, uuid: DomainUuid, nics: &[Nic]) -> Result<()> {
+        self.change("mend_nics", 30, |world, name, _| {
+            world.check_ours(name, uuid, "given other cards");
+            let domains = &mut world.host(name).domains;
+            if domains.get(&uuid).is_some_and(|domain| is_active(domain.run))
+                && let Some(domain) = domains.remove(&uuid)
+            {
+                domains.insert(uuid, domain.with_nics(nics.to_vec()));
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn start(&self, uuid: DomainUuid) -> Result<()> {
@@ -229,6 +243,7 @@ impl Host for Way {
                 domain.run = DomainRun::Running;
                 domain.started = Some(now);
                 domain.asked = None;
+                domain.router = RouterGuest::default();
             }
             Ok(())
         })
@@ -296,8 +311,23 @@ impl Host for Way {
         .await
     }
 
-    async fn run_in_guest(&self, _: DomainUuid, _: &GuestCommand) -> Result<Option<GuestOutput>> {
-        self.call("run_in_guest", 20, |_, _, _| Ok(None)).await
+    async fn run_in_guest(&self, uuid: DomainUuid, command: &GuestCommand) -> Result<Option<GuestOutput>> {
+        self.call("run_in_guest", 20, |world, name, now| {
+            if !world.answers(name, uuid, now) {
+                return Ok(None);
+            }
+            let domain = world.host(name).domains.get_mut(&uuid);
+            let answer = domain.map(|domain| {
+                let before = domain.router.hash.clone();
+                let answer = domain.router.run(command);
+                (answer, domain.router.hash != before)
+            });
+            if answer.as_ref().is_some_and(|(_, changed)| *changed) {
+                world.last_change = now;
+            }
+            Ok(answer.map(|(answer, _)| answer))
+        })
+        .await
     }
 }
 

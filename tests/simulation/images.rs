@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::sync::{Arc, OnceLock};
 
 use cascina::api::ImageSpec;
-use cascina::api::site::{ImageLimits, Isolation, SelfTest, Site};
+use cascina::api::site::{ImageLimits, Isolation, PublicNetwork, Routers, SelfTest, Site};
 use cascina::images::{FetchProgress, ImageStore, volumes_of};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -14,6 +14,9 @@ use tempfile::TempDir;
 pub struct Images {
     directory: TempDir,
 }
+
+/// Their names: two disks, and what routers boot from.
+pub const NAMES: [&str; 3] = ["one", "two", "router"];
 
 /// The images of this process.
 pub fn images() -> &'static Images {
@@ -27,7 +30,7 @@ type Store = (TempDir, Arc<ImageStore>);
 impl Images {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        for name in ["one", "two"] {
+        for name in NAMES {
             std::fs::write(directory.path().join(name), content(name)).unwrap();
         }
         Self { directory }
@@ -46,7 +49,7 @@ impl Images {
         let cache = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let store = runtime.block_on(ImageStore::open(cache.path(), &limits(&self.directory))).unwrap();
-        for name in ["one", "two"] {
+        for name in NAMES {
             let spec: ImageSpec = serde_json::from_value(self.spec(name)).unwrap();
             for volume in volumes_of(&spec).unwrap().iter() {
                 runtime.block_on(store.ensure(volume, &Arc::new(FetchProgress::default()))).unwrap();
@@ -55,11 +58,15 @@ impl Images {
         (cache, Arc::new(store))
     }
 
-    /// The spec of the image `one` or `two`.
+    /// The spec of an image.
     pub fn spec(&self, name: &str) -> Value {
         let url = format!("file://{}", self.directory.path().join(name).display());
         let digest = Sha256::digest(content(name));
         let checksum: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        if name == "router" {
+            let kernel = json!({"kernel": {"url": url, "checksum": format!("sha256:{checksum}")}});
+            return json!({"kernel": kernel, "cache": {"policy": "All"}});
+        }
         json!({
             "disk": {"source": {"url": url}, "checksum": format!("sha256:{checksum}"), "format": "raw"},
             "cache": {"policy": "All"},
@@ -70,7 +77,13 @@ impl Images {
     pub fn site(&self) -> Site {
         // Guests that attack each other need a network, which is not simulated.
         let isolation = Isolation { self_test: SelfTest::Disabled, ..Isolation::default() };
-        Site { images: limits(&self.directory), isolation, ..Site::default() }
+        let public = PublicNetwork {
+            network: "198.51.100.0/24".parse().unwrap(),
+            gateway: "198.51.100.1".parse().unwrap(),
+            addresses: vec!["198.51.100.20-198.51.100.29".parse().unwrap()],
+        };
+        let routers = Routers { public: Some(public), ..Routers::default() };
+        Site { images: limits(&self.directory), isolation, routers, ..Site::default() }
     }
 }
 

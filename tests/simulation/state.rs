@@ -39,6 +39,7 @@ fn of_status(kind: &str, status: &Value) -> Value {
     let fields: &[&str] = match kind {
         "VirtualMachine" => &["phase", "flavour", "image"],
         "VirtualFarm" => &["network", "machines", "addressesUsed", "addressesAvailable", "quotaUsed"],
+        "VRouter" => &["publicIP", "elasticIP", "machine"],
         "Hypervisor" => &["phase", "capacity", "allocatable", "cachedImages"],
         "Image" => &["phase", "revision", "size", "hosts"],
         _ => &[],
@@ -87,6 +88,7 @@ pub fn faults_of(site: &Datacentre) -> Vec<String> {
     }
     faults.extend(leftover_volumes(site, &by_uid));
     faults.extend(shared_addresses(&machines));
+    faults.extend(misled_routers(site));
     faults
 }
 
@@ -120,6 +122,34 @@ fn leftover_volumes(site: &Datacentre, by_uid: &BTreeMap<String, &std::sync::Arc
                 .map(|(uid, count)| format!("pool {name}: {uid} has {count} seeds")),
         );
     }
+    faults
+}
+
+/// Routers that don't work by what they should, or not by the files that it is said they do, and public addresses that two have.
+fn misled_routers(site: &Datacentre) -> Vec<String> {
+    let routers = site.store.list(&ours("vrouters"), "");
+    let mut faults = Vec::new();
+    let mut owners: BTreeMap<String, usize> = BTreeMap::new();
+    for router in &routers {
+        let status = &router["status"];
+        let addresses = [&status["publicIP"], &status["elasticIP"]].into_iter().filter_map(Value::as_str);
+        addresses.for_each(|address| *owners.entry(address.to_owned()).or_default() += 1);
+        let name = format!("{}/{}", router["metadata"]["namespace"], status["machine"]).replace('"', "");
+        let domains = site.world.hosts.values().flat_map(|host| host.domains.values());
+        let mut guests = domains.filter(|domain| domain.spec.title == name && crate::world::is_active(domain.run));
+        let applied = status["conditions"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .any(|condition| condition["type"] == "ConfigApplied" && condition["status"] == "True");
+        if !applied {
+            faults.push(format!("router {name} is at rest and was not told what to do"));
+        } else if !guests.any(|guest| status["config"]["hash"] == *guest.router.hash) {
+            faults.push(format!("router {name} doesn't work by {}", status["config"]["hash"]));
+        }
+    }
+    faults
+        .extend(owners.iter().filter(|(_, count)| **count > 1).map(|(address, _)| format!("{address} is given twice")));
     faults
 }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use cascina::api::HypervisorClass;
 use cascina::libvirt::{
-    DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Forms, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
+    DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Forms, Nic, RuleSet, StopReason, SurveyedDomain,
+    VolumeSpec,
 };
 use jiff::Timestamp;
 
 use crate::invariants::Violations;
+use crate::router::RouterGuest;
 
 /// How guests behave.
 #[derive(Clone, Debug)]
@@ -34,6 +36,8 @@ pub struct Domain {
     pub started: Option<Timestamp>,
     /// When it was asked to shut down.
     pub asked: Option<Timestamp>,
+    /// What its guest was told since its start, if it is a router.
+    pub router: RouterGuest,
     /// What is read off it while it runs, and while it is off: like a real host's it is made once.
     forms: [Arc<Forms>; 2],
 }
@@ -176,7 +180,7 @@ impl Domain {
         let form = DomainForm::of(&spec);
         let off = Forms { running: None, defined: Some(form.clone()) };
         let forms = [Forms { running: Some(form), ..off.clone() }, off].map(Arc::new);
-        Self { spec, run, started: None, asked: None, forms }
+        Self { spec, run, started: None, asked: None, router: RouterGuest::default(), forms }
     }
 
     /// As a survey tells of it.
@@ -192,6 +196,12 @@ impl Domain {
             cpus: self.spec.cpus,
             forms: Some(Arc::clone(if is_active(self.run) { running } else { off })),
         }
+    }
+
+    /// The same with these cards.
+    pub fn with_nics(self, nics: Vec<Nic>) -> Self {
+        let Self { spec, run, started, asked, router, .. } = self;
+        Self { started, asked, router, ..Self::new(DomainSpec { nics, ..spec }, run) }
     }
 
     /// The volumes that it has open while it runs, those that it writes to first.
