@@ -206,7 +206,7 @@ async fn the_operator_has_its_rights_and_no_others(cluster: &Cluster) {
         ("/namespaces:kube-system", "kube-system", "get"),
         ("/namespaces", "", ""),
         ("/namespaces:default", "default", ""),
-        ("/secrets", NAME, "get"),
+        ("/secrets", NAME, "get create update delete"),
         ("/secrets", TENANT, ""),
         ("/secrets", "kube-system", ""),
         ("/configmaps", NAME, ""),

@@ -33,8 +33,8 @@ pub use machine::{
     RouterRole, RunStrategy, StartFailure, UserData, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
 };
 pub use router::{
-    AppliedConfig, EgressAction, EgressRule, ElasticIp, MachineRef, PortForward, PortProtocol, RouterTemplate, VRouter,
-    VRouterSpec, VRouterStatus,
+    AppliedConfig, EgressAction, EgressRule, ElasticIp, FarmPeer, FarmRef, FarmVpn, MachineRef, PeerStatus,
+    PortForward, PortProtocol, RouterTemplate, VRouter, VRouterSpec, VRouterStatus, VpnStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

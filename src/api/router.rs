@@ -5,12 +5,17 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Bytes;
+
 /// An IPv4 address. A pattern and no CEL rule: a router has a thousand of them.
 pub(super) const IPV4: &str =
     r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])$";
 
 /// An IPv4 network with its prefix.
 const CIDR: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])/([0-9]|[12][0-9]|3[0-2])$";
+
+/// An address and a port.
+const ENDPOINT: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]):[1-9][0-9]{0,4}$";
 
 /// The router of a farm: DHCP, DNS, NAT, forwards and firewall at the farm's gateway address. The farm's controller makes
 /// it from the farm's `spec.router`; change it there.
@@ -64,11 +69,73 @@ pub struct RouterTemplate {
     #[schemars(length(max = 1000))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["port".into(), "protocol".into()]))]
     pub forwards: Vec<PortForward>,
+    /// Tunnels to other farms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vpn: Option<FarmVpn>,
     /// Where machines may go, judged in this order; what no rule speaks of is admitted. The site denies some networks to
     /// all farms, whatever stands here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub egress: Vec<EgressRule>,
+}
+
+/// Tunnels to other farms, by WireGuard: their machines and this farm's reach each other.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FarmVpn {
+    /// Another number makes a new key. Farms of this cloud learn it at once, others have to be told.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1))]
+    pub key_generation: i32,
+    /// The other ends.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub peers: Vec<FarmPeer>,
+}
+
+fn one() -> i32 {
+    1
+}
+
+/// Another farm: of this cloud by its name, of another by the key of its router.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.peerRef) != has(self.publicKey)").message("give exactly one of peerRef and publicKey"),
+    validation = Rule::new("has(self.publicKey) == (has(self.networks) && self.networks.size() > 0)").message("networks: says what is behind the tunnel; needed with publicKey, known of a peerRef"),
+    validation = Rule::new("!has(self.endpoint) || has(self.publicKey)").message("endpoint: known of a peerRef; leave it out")
+)]
+pub struct FarmPeer {
+    /// What it is called here.
+    #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// A farm of this cloud, whose router has to name this one too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_ref: Option<FarmRef>,
+    /// The public key of another cloud's router, as its status shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = r"^[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=$"))]
+    pub public_key: Option<String>,
+    /// Where that is, as `198.51.100.20:51820`; absent: it comes to us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = ENDPOINT))]
+    pub endpoint: Option<String>,
+    /// The networks behind it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(regex(pattern = CIDR)))]
+    pub networks: Vec<String>,
+}
+
+/// A farm, wherever it is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct FarmRef {
+    /// Its namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub namespace: String,
+    /// Its name.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
 }
 
 /// A port of the public address and where it leads.
@@ -170,6 +237,37 @@ pub struct AppliedConfig {
     pub time: Time,
 }
 
+/// What others have to know to reach a farm by a tunnel, and what is known of them.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct VpnStatus {
+    /// The public key that the router works by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
+    /// Where it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The other ends, to the minute.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub peers: Vec<PeerStatus>,
+}
+
+/// What is known of the other end of a tunnel.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// What it is called here.
+    pub name: String,
+    /// When it last proved who it is; absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_handshake: Option<Time>,
+    /// What came from it.
+    pub received: Bytes,
+    /// What went to it.
+    pub sent: Bytes,
+}
+
 /// What is known of a router.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -189,7 +287,10 @@ pub struct VRouterStatus {
     /// What it works by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<AppliedConfig>,
-    /// `Ready`, `AddressesReady`, `ConfigApplied`, `TargetsFound`, `Deleting`.
+    /// What others have to know to reach its farm by a tunnel, and what is known of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vpn: Option<VpnStatus>,
+    /// `Ready`, `AddressesReady`, `ConfigApplied`, `TargetsFound`, `PeersJoined`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -109,6 +109,12 @@ pub fn numbered_network(pool: Ipv4Net, number: usize) -> Option<FarmNetwork> {
     pool.subnets(24).ok()?.nth(number).map(FarmNetwork)
 }
 
+impl From<FarmNetwork> for Ipv4Net {
+    fn from(network: FarmNetwork) -> Self {
+        network.0
+    }
+}
+
 impl fmt::Display for FarmNetwork {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)

@@ -114,7 +114,10 @@ impl Appliance {
 
     /// What is in force and what was counted.
     pub fn status(&self) -> Value {
-        serde_json::from_str(&self.run("cascina-router", &["status"], b"")).unwrap()
+        let mut state: Value = serde_json::from_str(&self.run("cascina-router", &["state"], b"")).unwrap();
+        let counts: Value = serde_json::from_str(&self.run("cascina-router", &["count", "0"], b"")).unwrap();
+        state.as_object_mut().unwrap().extend(counts.as_object().unwrap().clone());
+        state
     }
 
     /// Hands over what changed; its answer, and how long that took.

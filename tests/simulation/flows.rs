@@ -152,6 +152,19 @@ pub const FLOWS: &[Flow] = &[
         ],
     },
     Flow {
+        name: "join two farms and part them",
+        start: with_router,
+        acts: &[
+            act(0, |live, _| live.join("farm", "other")),
+            act(0, |live, _| {
+                live.create("virtualfarms", "tenant", "other", json!({"router": {}}));
+                live.join("other", "farm");
+            }),
+            act(20, |live, _| live.patch_farm(&json!({"router": {"vpn": {"keyGeneration": 2}}}))),
+            act(20, |live, _| live.patch_farm(&json!({"router": {"vpn": null}}))),
+        ],
+    },
+    Flow {
         name: "delete a farm with a router",
         start: with_router,
         acts: &[act(0, |live, _| live.delete("virtualfarms", "tenant", "farm"))],
@@ -230,6 +243,12 @@ impl Live {
         let forwards = json!([{"port": 80, "targetRef": {"name": "farm-nodes-0"}}]);
         let groups = json!([{"name": "nodes", "replicas": 2, "flavour": "small", "image": "one"}]);
         self.create("virtualfarms", "tenant", "farm", json!({"groups": groups, "router": {"forwards": forwards}}));
+    }
+
+    /// Lets a farm name another as the other end of a tunnel.
+    pub fn join(&self, one: &str, other: &str) {
+        let peer = json!({"name": "peer", "peerRef": {"namespace": "tenant", "name": other}});
+        self.patch("virtualfarms", "tenant", one, &json!({"spec": {"router": {"vpn": {"peers": [peer]}}}}));
     }
 
     /// Changes the farm's spec.

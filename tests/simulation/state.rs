@@ -22,6 +22,9 @@ pub fn essence(site: &Datacentre) -> BTreeMap<String, Value> {
                 "finalizers": metadata["finalizers"], "deleted": !metadata["deletionTimestamp"].is_null(),
                 "spec": object["spec"], "subjects": object["subjects"], "status": status,
             });
+            // Keys of routers are named by uids.
+            let keys = essence.keys().filter(|known: &&String| known.contains("/vrouter-")).count();
+            let name = if name.starts_with("vrouter-") { format!("vrouter-{keys}") } else { name.clone() };
             essence.insert(format!("{} {namespace}/{name}", kind.kind), text);
         }
     }

@@ -10,16 +10,18 @@ use ipnet::Ipv4Net;
 use kube::ResourceExt;
 
 use super::addresses::Addresses;
+use super::peers::{Neighbour, PORT, Tunnels, tunnels};
 use crate::api::site::Site;
 use crate::api::{
     EgressAction as Action, EgressRule as Rule, GROUP_LABEL, PortForward, PortProtocol, VRouter, VirtualFarm,
     VirtualMachine,
 };
+use crate::controllers::cache::Key;
 use crate::controllers::machine::recipe::{dns_servers, domain_of};
 use crate::controllers::placement::observe::claim;
 use crate::controllers::placement::plan::Wait;
 use crate::network::router::{
-    EgressAction, EgressRule, Forward, PublicPort, PublicSide, Router, RouterMachine, Transport,
+    EgressAction, EgressRule, Forward, PrivateKey, PublicKey, PublicPort, PublicSide, Router, RouterMachine, Transport,
 };
 use crate::network::{FarmNetwork, HostNumber};
 
@@ -37,6 +39,10 @@ pub struct Ingredients<'a> {
     pub addresses: &'a Addresses,
     /// What the site says.
     pub site: &'a Site,
+    /// Its own key, if it has tunnels.
+    pub key: Option<&'a PrivateKey>,
+    /// Routers of this cloud that name this farm as the other end of a tunnel.
+    pub neighbours: &'a BTreeMap<Key, Neighbour>,
 }
 
 /// What a router is to do.
@@ -46,6 +52,10 @@ pub struct Desired {
     pub router: Router,
     /// What of the spec can't, and why.
     pub waits: Vec<Wait>,
+    /// What the other ends of its tunnels are called.
+    pub peers: BTreeMap<PublicKey, String>,
+    /// Which of them can't be had, and why.
+    pub peer_waits: Vec<Wait>,
 }
 
 /// What a router is to do.
@@ -63,9 +73,13 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
         prefix: public.network.prefix_len(),
         gateway: public.gateway,
     });
+    let tunnels = tunnels_of(from, public.is_some());
     let mut forwards = BTreeMap::new();
     for forward in &from.router.spec.template.forwards {
-        match places.forward(forward) {
+        match places
+            .forward(forward)
+            .and_then(|(port, forward)| is_free(port, tunnels.as_ref()).map(|()| (port, forward)))
+        {
             Ok((port, forward)) => drop(forwards.insert(port, forward)),
             Err(wait) => waits.push(wait),
         }
@@ -93,9 +107,28 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
         egress,
         denied: site.routers.denied_networks.iter().copied().chain(always_denied).map(|net| net.trunc()).collect(),
         admitted: site.routers.admitted_networks.iter().map(Ipv4Net::trunc).collect(),
-        vpn: None,
+        vpn: tunnels.as_ref().map(|tunnels| tunnels.vpn.clone()),
     };
-    Ok(Desired { router, waits })
+    let (peers, mut peer_waits) = tunnels.map(|tunnels| (tunnels.names, tunnels.waits)).unwrap_or_default();
+    if from.router.spec.template.vpn.is_some() && router.vpn.is_none() {
+        peer_waits.push(Wait::new("NoPublicNetwork", "tunnels need a public address"));
+    }
+    Ok(Desired { router, waits, peers, peer_waits })
+}
+
+/// The router's tunnels, if it has a place where the others find it.
+fn tunnels_of(from: &Ingredients<'_>, is_public: bool) -> Option<Tunnels> {
+    let vpn = from.router.spec.template.vpn.as_ref().filter(|_| is_public)?;
+    Some(tunnels(&vpn.peers, from.key?.clone(), from.network, from.neighbours, from.site))
+}
+
+/// Where tunnels end no forward begins.
+fn is_free(port: PublicPort, tunnels: Option<&Tunnels>) -> Result<(), Wait> {
+    let taken = tunnels.is_some() && port == PublicPort { transport: Transport::Udp, port: PORT };
+    if taken {
+        return Err(Wait::new("PortTaken", format!("forward udp/{PORT}: this is where tunnels end")));
+    }
+    Ok(())
 }
 
 /// The machines of a farm that have a place in its network.

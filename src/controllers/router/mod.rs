@@ -8,7 +8,9 @@
 mod act;
 mod addresses;
 mod desired;
+mod keys;
 mod observe;
+mod peers;
 mod plan;
 mod status;
 mod talk;
@@ -16,6 +18,7 @@ mod talk;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod tunnels;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +32,14 @@ use tokio_stream::wrappers::WatchStream;
 
 use self::observe::{Memory, View, observe};
 use self::plan::{Plan, Step, Telling, plan};
-use self::status::SHARE;
+use self::status::{PEERS_JOINED, SHARE};
 use self::talk::{Guest, Heard};
 use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use crate::api::conditions::find;
 use crate::api::{FINALIZER, VRouter};
 
 /// A router on which nothing happens is asked this often whether it works by what it was told.
@@ -43,6 +47,9 @@ const POLL: Duration = Duration::from_secs(10);
 
 /// One that doesn't yet is looked at again after this time; mostly something wakes it before.
 const SOON: Duration = Duration::from_secs(2);
+
+/// Tunnels that were changed so lately are new.
+const NEW: Duration = Duration::from_secs(30);
 
 /// What changes in a farm within this time is told at once.
 const GATHER: Duration = Duration::from_millis(100);
@@ -60,7 +67,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
 }
 
 /// What wakes a router besides itself: its farm, the farm's machines (one of which it is), another router that gives an address
-/// back, the site's settings.
+/// back or is the other end of a tunnel, the site's settings.
 fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<VRouter>> {
     let farms = context
         .caches
@@ -74,7 +81,12 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<VRou
         .map(|machine| vec![reference(&machine.namespace().unwrap_or_default(), &machine.spec.farm)]);
     let waiting = {
         let context = Arc::clone(context);
-        context.caches.routers.changes().map(move |_| without_addresses(&context))
+        context.caches.routers.changes().map(move |router| {
+            let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
+            let peers =
+                peers.filter_map(|peer| peer.peer_ref.as_ref()).map(|peer| reference(&peer.namespace, &peer.name));
+            peers.chain(without_addresses(&context)).collect()
+        })
     };
     let all = {
         let context = Arc::clone(context);
@@ -88,7 +100,7 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<VRou
 fn without_addresses(context: &Context) -> Vec<ObjectRef<VRouter>> {
     let lacks = |router: &&Arc<VRouter>| {
         let status = router.status.clone().unwrap_or_default();
-        crate::api::conditions::find(&status.conditions, "AddressesReady").is_some_and(|ready| ready.status != "True")
+        find(&status.conditions, "AddressesReady").is_some_and(|ready| ready.status != "True")
     };
     context.caches.routers.list().iter().filter(lacks).map(|router| ObjectRef::from_obj(&**router)).collect()
 }
@@ -106,6 +118,7 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     let view = observe(context, memory, &router).await?;
     let plan = plan(&view, context.clock.now());
     if plan.release {
+        keys::remove(context, memory, &view.router).await?;
         remove_finalizer(context, routers, &api, &view.router).await?;
         return Ok(Action::await_change());
     }
@@ -118,6 +131,9 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     let view = View { silent_since, ..view };
     let after = status::status(&view, &plan, heard.as_ref(), now);
     let before = routers.latest(&view.router).unwrap_or_else(|| Arc::clone(&view.router));
+    if after.vpn.is_none() && before.status.as_ref().is_some_and(|status| status.vpn.is_some()) {
+        keys::remove(context, memory, &view.router).await?;
+    }
     apply_status(context, routers, &api, &before, &SHARE, &after).await?;
     for news in status::news(before.status.as_ref(), &after) {
         let about = view.router.object_ref(&());
@@ -128,7 +144,8 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
         }
     }
     let at_rest = plan.steps.is_empty() && plan.wait.is_none() && matches!(heard, Some(Heard::InForce(_)));
-    Ok(Action::requeue(if at_rest || plan.tell.is_none() { POLL } else { SOON }))
+    let patience = poll(&routers.latest(&view.router).unwrap_or(view.router), now);
+    Ok(Action::requeue(if at_rest || plan.tell.is_none() { patience } else { SOON }))
 }
 
 /// Tells the router what to do, unless it said so lately that it does.
@@ -137,10 +154,11 @@ async fn tell(context: &Context, memory: &Memory, view: &View, plan: &Plan) -> R
         return Ok(None);
     };
     let now = context.clock.now();
-    let known = memory.recall(machine).hash();
-    let is_fresh = |time: Timestamp| age(time, now) < POLL && started.is_none_or(|started| time > started);
-    if let Some((hash, _)) = known.filter(|(hash, time)| *hash == documents.hash() && is_fresh(*time)) {
-        return Ok(Some(Heard::InForce(hash)));
+    let known = memory.recall(machine);
+    let patience = poll(&view.router, now);
+    let is_fresh = |time: Timestamp| age(time, now) < patience && started.is_none_or(|started| time > started);
+    if known.hash().is_some_and(|(hash, time)| hash == documents.hash() && is_fresh(time)) {
+        return Ok(known.heard.map(|(heard, _)| heard));
     }
     let Some(host) = context.fleet.get(host) else { return Ok(None) };
     match (Guest { host: &*host.host, uuid: *uuid }).bring_to(documents).await {
@@ -150,6 +168,14 @@ async fn tell(context: &Context, memory: &Memory, view: &View, plan: &Plan) -> R
         }
         Err(source) => Err(Error::Host { host: host.name.clone(), source }),
     }
+}
+
+/// How often a router is asked: often while its tunnels are new, and their other ends not there yet.
+fn poll(router: &VRouter, now: Timestamp) -> Duration {
+    let status = router.status.clone().unwrap_or_default();
+    let is_new = status.config.is_some_and(|config| age(config.time.0, now) < NEW);
+    let awaits = find(&status.conditions, PEERS_JOINED).is_some_and(|joined| joined.status != "True");
+    if is_new && awaits { SOON } else { POLL }
 }
 
 fn age(time: Timestamp, now: Timestamp) -> Duration {

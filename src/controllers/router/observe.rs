@@ -1,6 +1,6 @@
 //! What there is of a router: its objects, the machine that it is, and what that was last heard to do.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +9,14 @@ use kube::ResourceExt;
 
 use super::addresses::{Addresses, Claim, Others, choose};
 use super::desired::{Desired, Ingredients, desired};
+use super::keys;
+use super::peers::{Neighbour, consents};
 use super::plan::machine_name;
 use super::status::ADDRESS_SHARE;
 use super::talk::Heard;
 use crate::api::conditions::is_true;
 use crate::api::site::Site;
-use crate::api::{VRouter, VRouterStatus, VirtualFarm, VirtualMachine};
+use crate::api::{FarmRef, VRouter, VRouterStatus, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
@@ -23,7 +25,7 @@ use crate::controllers::placement::observe::{is_router_to_be, key};
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::writes::apply_status_unless_changed;
 use crate::network::FarmNetwork;
-use crate::network::router::Hash;
+use crate::network::router::{Hash, PrivateKey};
 
 /// What was seen of a router.
 pub struct View {
@@ -43,6 +45,9 @@ pub struct View {
     pub silent_since: Option<Timestamp>,
 }
 
+/// Keys by the uid of their router, with their generation.
+type Keys = HashMap<String, (i32, PrivateKey)>;
+
 /// What is remembered of routers. All of it can be found anew.
 #[derive(Default)]
 pub struct Memory {
@@ -51,6 +56,7 @@ pub struct Memory {
     given: tokio::sync::Mutex<HashMap<Key, (String, BTreeSet<Ipv4Addr>)>>,
     /// What the machine of each router was last heard to do, by its uid.
     machines: Mutex<HashMap<String, Acquaintance>>,
+    keys: Mutex<Keys>,
 }
 
 /// What is remembered of a router's machine.
@@ -67,7 +73,7 @@ impl Acquaintance {
     #[must_use]
     pub fn hash(&self) -> Option<(Hash, Timestamp)> {
         match self.heard {
-            Some((Heard::InForce(hash), time)) => Some((hash, time)),
+            Some((Heard::InForce(ref working), time)) => Some((working.hash, time)),
             _ => None,
         }
     }
@@ -87,6 +93,22 @@ impl Memory {
         let silent = matches!(heard, Heard::Nothing);
         known.silent_since = silent.then(|| known.silent_since.unwrap_or(now));
         known.heard = Some((heard.clone(), now));
+    }
+
+    /// The key of a router, if it is known in this generation.
+    pub fn key(&self, uid: &str, generation: i32) -> Option<PrivateKey> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get(uid).filter(|(known, _)| *known == generation).map(|(_, key)| key.clone())
+    }
+
+    /// This is the key of a router.
+    pub fn remember_key(&self, uid: String, generation: i32, key: PrivateKey) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, (generation, key));
+    }
+
+    /// A router has no key any more.
+    pub fn forget_key(&self, uid: &str) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
     /// Forgets machines that are none any more.
@@ -110,6 +132,11 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
     let farm = context.caches.farms.get(&namespace, &router.spec.farm);
     let site = context.site();
     let machines = context.caches.machines.in_namespace(&namespace);
+    let vpn = router.spec.template.vpn.as_ref().filter(|_| router.metadata.deletion_timestamp.is_none());
+    let key = match vpn {
+        Some(vpn) => keys::ensure(context, memory, &router, vpn.key_generation).await?,
+        None => None,
+    };
     let machine_name = machine_name(&name);
     let machine = machines.iter().find(|machine| machine.name_any() == machine_name).cloned();
     let desired = match farm.as_deref().map(|farm| (farm, network_of(farm))) {
@@ -124,6 +151,8 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
             machines: &members(&machines, &router.spec.farm),
             addresses: &addresses,
             site: &site,
+            key: key.as_ref(),
+            neighbours: &neighbours(context, &router),
         }),
     };
     let silent_since = machine.as_ref().and_then(|machine| memory.recall(machine).silent_since);
@@ -132,6 +161,27 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
 
 fn network_of(farm: &VirtualFarm) -> Option<FarmNetwork> {
     farm.status.as_ref()?.network.as_ref()?.parse().ok()
+}
+
+/// The routers of this cloud that a router names, and that name its farm.
+fn neighbours(context: &Context, router: &VRouter) -> BTreeMap<Key, Neighbour> {
+    let own = key(router);
+    let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
+    let named = peers.filter_map(|peer| peer.peer_ref.as_ref());
+    let neighbour = |named: &FarmRef| {
+        let other = context.caches.routers.get(&named.namespace, &named.name)?;
+        let there = other.metadata.deletion_timestamp.is_none() && key(&*other) != own && consents(&other, &own);
+        let farm = context.caches.farms.get(&named.namespace, &other.spec.farm).filter(|_| there)?;
+        let status = other.status.clone().unwrap_or_default();
+        let vpn = status.vpn.unwrap_or_default();
+        let neighbour = Neighbour {
+            network: network_of(&farm),
+            key: vpn.public_key.and_then(|key| key.parse().ok()),
+            endpoint: vpn.endpoint.and_then(|endpoint| endpoint.parse().ok()),
+        };
+        Some(((named.namespace.clone(), named.name.clone()), neighbour))
+    };
+    named.filter_map(neighbour).collect()
 }
 
 /// The machines of a farm that aren't its router.

@@ -10,6 +10,7 @@ use super::addresses::Verdict;
 use super::observe::View;
 use super::plan::{Plan, machine_name};
 use super::talk::Heard;
+use super::tunnels;
 use crate::api::conditions::{READY, State, find, is_true, stamp, whole_seconds};
 use crate::api::{AppliedConfig, VRouter, VRouterStatus};
 use crate::controllers::farm::some_of;
@@ -32,6 +33,9 @@ const CONFIG_APPLIED: &str = "ConfigApplied";
 /// Condition: everything that the spec names is there.
 const TARGETS_FOUND: &str = "TargetsFound";
 
+/// Condition of a router with tunnels: all other ends have lately proved who they are.
+pub(super) const PEERS_JOINED: &str = "PeersJoined";
+
 /// What is written of a router's status when addresses are given.
 pub const ADDRESS_SHARE: Share =
     Share { manager: "cascina-router-addresses", fields: &["publicIP", "elasticIP"], conditions: &[] };
@@ -39,8 +43,8 @@ pub const ADDRESS_SHARE: Share =
 /// What else is written of it.
 pub const SHARE: Share = Share {
     manager: MANAGER,
-    fields: &["observedGeneration", "machine", "config"],
-    conditions: &[READY, ADDRESSES_READY, CONFIG_APPLIED, TARGETS_FOUND, "Deleting"],
+    fields: &["observedGeneration", "machine", "config", "vpn"],
+    conditions: &[READY, ADDRESSES_READY, CONFIG_APPLIED, TARGETS_FOUND, PEERS_JOINED, "Deleting"],
 };
 
 /// What is written of the status of its machine.
@@ -62,7 +66,10 @@ pub fn status(view: &View, plan: &Plan, heard: Option<&Heard>, now: Timestamp) -
         states.push(config_applied(plan, trouble, wanted, config.as_ref()));
         states.extend(targets_found(view));
     }
+    let vpn = tunnels::vpn(view, &before, heard, wanted);
+    states.extend(tunnels::joined(view, heard, now));
     VRouterStatus {
+        vpn,
         observed_generation: router.metadata.generation,
         machine: view.machine.as_ref().map(|_| machine_name(&router.name_any())),
         config,
@@ -79,8 +86,8 @@ fn config(
     wanted: Option<Hash>,
     now: Timestamp,
 ) -> Option<AppliedConfig> {
-    let Some(Heard::InForce(hash)) = heard.filter(|_| wanted.is_some()) else { return before.config.clone() };
-    let hash = hash.to_string();
+    let Some(Heard::InForce(working)) = heard.filter(|_| wanted.is_some()) else { return before.config.clone() };
+    let hash = working.hash.to_string();
     let generation = router.metadata.generation.unwrap_or_default();
     let known = before.config.as_ref().filter(|config| config.hash == hash);
     let time = known.map_or_else(|| Time(whole_seconds(now)), |config| config.time.clone());
@@ -101,7 +108,7 @@ fn trouble(view: &View, heard: Option<&Heard>, wanted: Option<Hash>, now: Timest
         Some(Heard::Nothing) if silent.is_none_or(|silent| silent < SILENCE) => {
             Some(Wait::new("Pending", "it is being told what to do"))
         }
-        Some(Heard::InForce(hash)) if Some(*hash) == wanted => None,
+        Some(Heard::InForce(working)) if Some(working.hash) == wanted => None,
         Some(Heard::InForce(_)) | None => Some(Wait::new("Pending", "it is being told what to do")),
         Some(Heard::Nothing) => {
             Some(Wait::new("RouterSilent", "its agent doesn't answer; what it was told last goes on"))
@@ -179,12 +186,13 @@ pub fn news(before: Option<&VRouterStatus>, after: &VRouterStatus) -> Vec<News> 
         news.push(News { warning: false, reason: CONFIG_APPLIED.into(), note: applied.message.clone() });
     }
     let works = |status: &VRouterStatus| is_true(&status.conditions, READY);
-    for kind in [READY, ADDRESSES_READY, TARGETS_FOUND] {
+    for kind in [READY, ADDRESSES_READY, TARGETS_FOUND, PEERS_JOINED] {
         // While a farm is made, much isn't there yet.
-        if kind == TARGETS_FOUND && !works(after) {
+        let comes_later = kind == TARGETS_FOUND || kind == PEERS_JOINED;
+        if comes_later && !works(after) {
             continue;
         }
-        let begins = kind == TARGETS_FOUND && !works(before);
+        let begins = comes_later && !works(before);
         let reason = |status: &VRouterStatus| find(&status.conditions, kind).map(|state| state.reason.clone());
         let bad = find(&after.conditions, kind).filter(|state| state.status != "True" && is_notable(&state.reason));
         if let Some(bad) = bad.filter(|_| begins || reason(before) != reason(after)) {
@@ -201,6 +209,15 @@ pub fn news(before: Option<&VRouterStatus>, after: &VRouterStatus) -> Vec<News> 
 
 /// Waits that are over by themselves are no news.
 fn is_notable(reason: &str) -> bool {
-    !["Pending", "MachineMissing", "MachineLeaving", "MachineNotReady", "MachinePresent", "NetworkNotReady"]
-        .contains(&reason)
+    ![
+        "Pending",
+        "NoHandshake",
+        "PeerNotReady",
+        "MachineMissing",
+        "MachineLeaving",
+        "MachineNotReady",
+        "MachinePresent",
+        "NetworkNotReady",
+    ]
+    .contains(&reason)
 }

@@ -26,10 +26,31 @@ const LONGEST: usize = 300;
 pub enum Heard {
     /// Its agent doesn't answer.
     Nothing,
-    /// It works by the files of this hash.
-    InForce(Hash),
+    /// It works by these files.
+    InForce(Working),
     /// It refuses a file, and works as before.
     Refuses(String),
+}
+
+/// What a router works by, and what it counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Working {
+    /// The hash of its files.
+    pub hash: Hash,
+    /// The other ends of its tunnels, by their keys.
+    pub peers: BTreeMap<String, Peer>,
+}
+
+/// The other end of a tunnel.
+#[derive(Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[serde(default)]
+pub struct Peer {
+    /// When it last proved who it is, in seconds since 1970; 0: never.
+    pub handshake: i64,
+    /// Bytes that came from it.
+    pub received: u64,
+    /// Bytes that went to it.
+    pub sent: u64,
 }
 
 /// What a router says of itself; more than this isn't read.
@@ -38,6 +59,7 @@ pub enum Heard {
 struct State {
     hash: String,
     documents: BTreeMap<String, String>,
+    peers: BTreeMap<String, Peer>,
 }
 
 /// What became of a bundle.
@@ -68,7 +90,7 @@ impl Guest<'_> {
         let Some(state) = read::<State>(&answer) else { return Ok(nonsense("state", &answer)) };
         let wanted = documents.hash();
         if state.hash == wanted.to_string() {
-            return Ok(Heard::InForce(wanted));
+            return Ok(Heard::InForce(Working { hash: wanted, peers: state.peers }));
         }
         match self.send(documents, &state.documents).await? {
             Sent::Missing => match self.send(documents, &BTreeMap::new()).await? {
@@ -95,7 +117,7 @@ impl Guest<'_> {
             return Ok(Sent::Missing);
         }
         if applied.error.is_empty() && applied.hash == wanted.to_string() {
-            return Ok(Sent::Heard(Heard::InForce(wanted)));
+            return Ok(Sent::Heard(Heard::InForce(Working { hash: wanted, peers: BTreeMap::new() })));
         }
         let problem = [applied.file, applied.error].join(": ");
         Ok(Sent::Heard(Heard::Refuses(printable(&problem, LONGEST))))

@@ -1,5 +1,6 @@
 //! What a router does next, and what it is told, as tables.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,16 +13,22 @@ use serde_json::json;
 use super::addresses::Addresses;
 use super::desired::{Desired, Ingredients, desired};
 use super::observe::View;
+use super::peers::{Neighbour, consents};
 use super::plan::{Plan, Step, machine_name, plan};
 use super::status::{news, status};
-use super::talk::Heard;
+use super::talk::{Heard, Peer, Working};
 use super::testing::{public, router};
 use crate::api::conditions::{READY, State, find, stamp};
 use crate::api::site::Site;
 use crate::api::{ElasticIp, GROUP_LABEL, Phase, RouterRole, RouterTemplate, VRouter, VirtualFarm, VirtualMachine};
+use crate::controllers::cache::Key;
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::testing::{farm, machine};
-use crate::network::router::DocumentName;
+use crate::network::router::{DocumentName, PrivateKey};
+
+/// The keys of RFC 7748, section 6.1: a private one and another's public one.
+const OWN_KEY: &str = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=";
+const OTHER_KEY: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 
 const UID: &str = "00000000-0000-0000-0000-0000000000aa";
 
@@ -67,13 +74,24 @@ fn given(own: &str) -> Addresses {
 }
 
 fn made_of(router: &VRouter, addresses: &Addresses) -> Result<Desired, Wait> {
+    made_among(router, addresses, &members(), &BTreeMap::new())
+}
+
+fn made_among(
+    router: &VRouter,
+    addresses: &Addresses,
+    machines: &[Arc<VirtualMachine>],
+    neighbours: &BTreeMap<Key, Neighbour>,
+) -> Result<Desired, Wait> {
     desired(&Ingredients {
         farm: &the_farm(),
         network: "172.16.1.0/24".parse().unwrap(),
         router,
-        machines: &members(),
+        machines,
         addresses,
         site: &site(),
+        key: Some(&OWN_KEY.parse().unwrap()),
+        neighbours,
     })
 }
 
@@ -240,8 +258,9 @@ fn reasons(view: &View, heard: Option<&Heard>) -> Vec<String> {
 fn it_says_what_it_works_by() {
     let at_work = view(the_router(), Some(running()));
     let hash = plan(&at_work, now()).tell.unwrap().documents.hash();
+    let works = Heard::InForce(Working { hash, peers: BTreeMap::new() });
     assert_eq!(
-        reasons(&at_work, Some(&Heard::InForce(hash))),
+        reasons(&at_work, Some(&works)),
         [
             "Ready=True Routing",
             "AddressesReady=True Assigned",
@@ -249,7 +268,7 @@ fn it_says_what_it_works_by() {
             "TargetsFound=True AllFound"
         ]
     );
-    let told = status(&at_work, &plan(&at_work, now()), Some(&Heard::InForce(hash)), now());
+    let told = status(&at_work, &plan(&at_work, now()), Some(&works), now());
     let config = told.config.clone().unwrap();
     assert_eq!((config.generation, config.hash, config.time), (1, hash.to_string(), Time(now())));
     assert_eq!(news(None, &told)[0].reason, "ConfigApplied");
@@ -331,16 +350,108 @@ fn networks_of_farms_and_of_the_site_are_denied_whatever_the_farm_says() {
 fn of_two_machines_with_one_address_it_is_one_of_them() {
     let mut both = members();
     both.push(member("thief", "172.16.1.10", None));
-    let made = desired(&Ingredients {
-        farm: &the_farm(),
-        network: "172.16.1.0/24".parse().unwrap(),
-        router: &the_router(),
-        machines: &both,
-        addresses: &given("198.51.100.20"),
-        site: &site(),
-    });
+    let made = made_among(&the_router(), &given("198.51.100.20"), &both, &BTreeMap::new());
     let names: Vec<_> = made.unwrap().router.machines.into_values().map(|machine| machine.name.to_string()).collect();
     assert_eq!(names, ["farm-a-workers-0", "login"]);
+}
+
+fn peers(peers: serde_json::Value) -> VRouter {
+    template(json!({"vpn": {"peers": peers}}))
+}
+
+fn far(name: &str, networks: &[&str]) -> serde_json::Value {
+    json!({"name": name, "publicKey": OTHER_KEY, "endpoint": "203.0.113.5:51820", "networks": networks})
+}
+
+/// What the router is told of tunnels, and what of them can't be had.
+fn tunnels_to(router: &VRouter, neighbours: &BTreeMap<Key, Neighbour>) -> (String, Vec<&'static str>) {
+    let made = made_among(router, &given("198.51.100.20"), &members(), neighbours).unwrap();
+    let wireguard = made.router.documents().content(DocumentName::Wireguard).to_owned();
+    (wireguard, made.peer_waits.iter().map(|wait| wait.reason).collect())
+}
+
+#[test]
+fn a_tunnel_leads_to_a_farm_of_another_cloud() {
+    let (wireguard, waits) = tunnels_to(&peers(json!([far("far", &["172.20.3.7/24"])])), &BTreeMap::new());
+    for part in [OWN_KEY, OTHER_KEY, "Endpoint = 203.0.113.5:51820", "AllowedIPs = 172.20.3.0/24"] {
+        assert!(wireguard.contains(part), "{part} is missing in\n{wireguard}");
+    }
+    assert_eq!(waits, Vec::<&str>::new());
+}
+
+#[test]
+fn tunnels_that_can_not_be_had_wait_and_say_why() {
+    let mut inside = far("inside", &["172.20.3.0/24"]);
+    inside["endpoint"] = "10.0.0.5:51820".into();
+    let mut own_key = far("self", &["172.20.3.0/24"]);
+    own_key["publicKey"] = OWN_KEY.parse::<PrivateKey>().unwrap().public().to_string().into();
+    let named = json!({"name": "near", "peerRef": {"namespace": "other", "name": "farm-b"}});
+    for (peer, reason) in [
+        (far("near", &["172.16.1.128/25"]), "NetworksOverlap"),
+        (far("all", &["0.0.0.0/0"]), "NetworksOverlap"),
+        (inside, "EndpointDenied"),
+        (own_key, "InvalidPeer"),
+        (named, "NoConsent"),
+    ] {
+        let (wireguard, waits) = tunnels_to(&peers(json!([peer])), &BTreeMap::new());
+        assert_eq!(waits, [reason], "{peer}");
+        assert!(!wireguard.contains("[Peer]"), "{wireguard}");
+    }
+    let mut twice = far("twice", &["172.20.4.0/24"]);
+    twice["publicKey"] = OTHER_KEY.into();
+    let (_, waits) = tunnels_to(&peers(json!([far("far", &["172.20.3.0/24"]), twice])), &BTreeMap::new());
+    assert_eq!(waits, ["InvalidPeer"], "one key is one peer");
+}
+
+#[test]
+fn a_farm_of_this_cloud_is_joined_if_both_say_so() {
+    let router = peers(json!([{"name": "near", "peerRef": {"namespace": "other", "name": "farm-b"}}]));
+    assert!(consents(&router, &("other".into(), "farm-b".into())));
+    assert!(!consents(&router, &("other".into(), "farm-a".into())));
+    let farm = ("other".to_owned(), "farm-b".to_owned());
+    let mut neighbour = Neighbour {
+        network: "172.16.2.0/24".parse().ok(),
+        key: OTHER_KEY.parse().ok(),
+        endpoint: "198.51.100.21:51820".parse().ok(),
+    };
+    let (wireguard, waits) = tunnels_to(&router, &BTreeMap::from([(farm.clone(), neighbour.clone())]));
+    assert!(wireguard.contains("AllowedIPs = 172.16.2.0/24") && waits.is_empty(), "{wireguard} {waits:?}");
+    neighbour.key = None;
+    assert_eq!(tunnels_to(&router, &BTreeMap::from([(farm, neighbour)])).1, ["PeerNotReady"]);
+}
+
+#[test]
+fn where_tunnels_end_no_forward_begins() {
+    let mut router = peers(json!([]));
+    router.spec.template.forwards = serde_json::from_value(json!([
+        {"port": 51820, "protocol": "UDP", "targetRef": {"name": "login"}},
+        {"port": 51820, "targetRef": {"name": "login"}},
+    ]))
+    .unwrap();
+    let made = made_of(&router, &given("198.51.100.20")).unwrap();
+    assert_eq!((made.router.forwards.len(), made.waits[0].reason), (1, "PortTaken"));
+}
+
+#[test]
+fn a_router_tells_its_key_and_who_is_at_the_other_ends() {
+    let at_work = view(peers(json!([far("far", &["172.20.3.0/24"])])), Some(running()));
+    let hash = plan(&at_work, now()).tell.unwrap().documents.hash();
+    let told = |peers| status(&at_work, &plan(&at_work, now()), Some(&Heard::InForce(Working { hash, peers })), now());
+    let never = told(BTreeMap::new());
+    let vpn = never.vpn.as_ref().unwrap();
+    assert_eq!(vpn.public_key.as_deref(), Some("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="));
+    assert_eq!(vpn.endpoint.as_deref(), Some("198.51.100.20:51820"));
+    assert_eq!(find(&never.conditions, "PeersJoined").unwrap().reason, "NoHandshake");
+    let peer = Peer { handshake: 955, received: 10, sent: 20 };
+    let joined = told(BTreeMap::from([(OTHER_KEY.to_owned(), peer)]));
+    assert_eq!(find(&joined.conditions, "PeersJoined").unwrap().status, "True");
+    let shown = &joined.vpn.unwrap().peers[0];
+    assert_eq!((shown.name.as_str(), shown.received.get(), shown.sent.get()), ("far", 10, 20));
+    assert_eq!(shown.last_handshake, Timestamp::from_second(900).ok().map(Time), "to the minute");
+    let stale = told(BTreeMap::from([(OTHER_KEY.to_owned(), Peer { handshake: 800, ..peer })]));
+    assert_eq!(find(&stale.conditions, "PeersJoined").unwrap().reason, "NoHandshake");
+    let text = format!("{:?} {:?}", at_work.desired, never);
+    assert!(!text.contains(OWN_KEY), "the private key is shown to nobody");
 }
 
 proptest! {

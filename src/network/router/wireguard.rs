@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use x25519_dalek::StaticSecret;
 
 use super::{Router, VpnPeer};
 
@@ -26,6 +27,26 @@ pub struct PublicKey([u8; 32]);
 
 fn bytes(text: &str) -> Result<[u8; 32], BadKey> {
     STANDARD.decode(text).map_err(|_| BadKey)?.try_into().map_err(|_| BadKey)
+}
+
+impl PrivateKey {
+    /// A new key, from the system's random numbers.
+    #[must_use]
+    pub fn random() -> Self {
+        Self(StaticSecret::random().to_bytes())
+    }
+
+    /// The key by which others know the router that has this one.
+    #[must_use]
+    pub fn public(&self) -> PublicKey {
+        PublicKey(x25519_dalek::PublicKey::from(&StaticSecret::from(self.0)).to_bytes())
+    }
+
+    /// The key itself, as wg(8) writes it: for a Secret or the router, and for nothing else.
+    #[must_use]
+    pub fn reveal(&self) -> String {
+        STANDARD.encode(self.0)
+    }
 }
 
 impl FromStr for PrivateKey {
@@ -65,7 +86,7 @@ impl fmt::Debug for PrivateKey {
 /// Empty without tunnels.
 pub(super) fn document(router: &Router) -> String {
     let Some(vpn) = &router.vpn else { return String::new() };
-    let head = format!("[Interface]\nPrivateKey = {}\nListenPort = {}\n", STANDARD.encode(vpn.key.0), vpn.port);
+    let head = format!("[Interface]\nPrivateKey = {}\nListenPort = {}\n", vpn.key.reveal(), vpn.port);
     let peers = vpn.peers.iter().map(|(key, VpnPeer { endpoint, networks })| {
         let networks: Vec<_> = networks.iter().map(ToString::to_string).collect();
         let endpoint = endpoint.map(|endpoint| format!("Endpoint = {endpoint}\n")).unwrap_or_default();
@@ -75,4 +96,19 @@ pub(super) fn document(router: &Router) -> String {
         )
     });
     std::iter::once(head).chain(peers).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_public_key_is_the_one_that_wg_makes() {
+        // The first pair of RFC 7748, section 6.1.
+        let private: PrivateKey = "dwdtCnMYpX08FsFyUbJmRd9ML4frwJkqsXf7pR25LCo=".parse().unwrap();
+        assert_eq!(private.public().to_string(), "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=");
+        assert_ne!(PrivateKey::random(), PrivateKey::random());
+        let new = PrivateKey::random();
+        assert_eq!(new.reveal().parse::<PrivateKey>().unwrap(), new);
+    }
 }

@@ -1,5 +1,6 @@
 //! A farm's router as its users meet it: the way out, the ways in, and what becomes of both when the router dies.
 
+mod joined;
 mod outside;
 
 use std::net::Ipv4Addr;

@@ -33,6 +33,7 @@ type System interface {
 	Forward() error
 	// Counts tells what was counted.
 	Counts() Counts
+	Peers() map[string]Peer
 }
 
 // Linux is the system itself.

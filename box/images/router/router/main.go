@@ -2,8 +2,8 @@
 //
 //	cascina-router take N    a piece of a bundle of files, from its input, which begins at byte N of the whole
 //	cascina-router apply     checks the files of the bundle, puts them in force, tells the hash that is
-//	cascina-router state     what is in force
-//	cascina-router status    the same, and what was counted
+//	cascina-router state     what is in force, and who is at the other ends of tunnels
+//	cascina-router count N   what was counted, the counters from the Nth on, as many as an agent can tell of at once
 //
 // Answers are JSON on standard output. What a file gets wrong is told in the answer, and the files that were in force
 // before stay so.
@@ -29,10 +29,15 @@ func main() {
 		answer = router.Apply()
 	case len(os.Args) == 2 && os.Args[1] == "state":
 		answer = router.State()
-	case len(os.Args) == 2 && os.Args[1] == "status":
-		answer = router.Status()
+	case len(os.Args) == 3 && os.Args[1] == "count":
+		counts, err := router.Count(os.Args[2])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "cascina-router:", err)
+			os.Exit(1)
+		}
+		answer = counts
 	default:
-		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|state|status")
+		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|state|count N")
 		os.Exit(2)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {

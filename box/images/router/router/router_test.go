@@ -13,8 +13,9 @@ import (
 
 // fake notes what it is asked to do.
 type fake struct {
-	did   *[]string
-	fails map[string]error
+	did    *[]string
+	fails  map[string]error
+	counts Counts
 }
 
 func (system fake) step(name string) error {
@@ -30,7 +31,8 @@ func (system fake) Tunnel(string) error                   { return system.step("
 func (system fake) ServeAnew(string) error                { return system.step("serve anew") }
 func (system fake) Serve(string) error                    { return system.step("serve") }
 func (system fake) Forward() error                        { return system.step("forward") }
-func (system fake) Counts() Counts                        { return Counts{} }
+func (system fake) Counts() Counts                        { return system.counts }
+func (system fake) Peers() map[string]Peer                { return nil }
 func text(t *testing.T, bundle Bundle) string {
 	t.Helper()
 	text, err := json.Marshal(bundle)
@@ -190,5 +192,38 @@ func TestSettingsAreOfTheNetwork(t *testing.T) {
 		if _, err := readSettings(file); (err == nil) != good {
 			t.Errorf("%q: %v", text, err)
 		}
+	}
+}
+
+func TestCountersAreToldInPages(t *testing.T) {
+	router, system := router(t)
+	system.counts.Counters = map[string][2]int64{}
+	for port := range 2*mostCounters + 1 {
+		system.counts.Counters["forward-tcp-"+strconv.Itoa(port)] = [2]int64{1, int64(port)}
+	}
+	router.System = system
+	told := map[string][2]int64{}
+	for pages, from := 1, 0; ; pages++ {
+		counts, err := router.Count(strconv.Itoa(from))
+		if err != nil || len(counts.Counters) > mostCounters || pages > 3 {
+			t.Fatal(pages, len(counts.Counters), err)
+		}
+		for name, counted := range counts.Counters {
+			told[name] = counted
+		}
+		if from = counts.Next; from == 0 {
+			break
+		}
+	}
+	if !reflect.DeepEqual(told, system.counts.Counters) {
+		t.Errorf("%d counters told of %d", len(told), len(system.counts.Counters))
+	}
+	for _, wrong := range []string{"-1", "", "many"} {
+		if _, err := router.Count(wrong); err == nil {
+			t.Errorf("%q is no number", wrong)
+		}
+	}
+	if counts, err := router.Count("999999"); err != nil || len(counts.Counters) != 0 {
+		t.Error("behind the last there is none")
 	}
 }

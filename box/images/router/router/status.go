@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"sort"
 	"strconv"
 	"strings"
 )
@@ -12,12 +13,8 @@ import (
 type State struct {
 	Hash      string `json:"hash,omitempty"`
 	Documents Hashes `json:"documents"`
-}
-
-// Status is what is in force and what was counted. With a thousand forwards it is near the end of what an agent can say.
-type Status struct {
-	State
-	Counts
+	// Peers at the other ends of tunnels, by public key.
+	Peers map[string]Peer `json:"peers,omitempty"`
 }
 
 // Counts is what was counted since the router, or what the counter stands for, came to be.
@@ -29,9 +26,12 @@ type Counts struct {
 	MostConnections int64 `json:"mostConnections"`
 	// Counters that counted anything: packets and bytes.
 	Counters map[string][2]int64 `json:"counters,omitempty"`
-	// Peers at the other ends of tunnels, by public key.
-	Peers map[string]Peer `json:"peers,omitempty"`
+	// Next is the number of the first counter that isn't in here; 0: there is none.
+	Next int `json:"next,omitempty"`
 }
+
+// mostCounters at once: an agent tells 48 KiB of output, and each counter takes up to 60 bytes.
+const mostCounters = 500
 
 // Peer is the other end of a tunnel.
 type Peer struct {
@@ -44,12 +44,31 @@ type Peer struct {
 // State tells what is in force.
 func (router Router) State() State {
 	hashes := router.inForce()
-	return State{Hash: hashes.overall(), Documents: hashes}
+	return State{Hash: hashes.overall(), Documents: hashes, Peers: router.System.Peers()}
 }
 
-// Status tells all.
-func (router Router) Status() Status {
-	return Status{State: router.State(), Counts: router.System.Counts()}
+// Count tells what was counted: of the counters, in the order of their names, those from a number on.
+func (router Router) Count(from string) (Counts, error) {
+	first, err := strconv.Atoi(from)
+	if err != nil || first < 0 {
+		return Counts{}, fmt.Errorf("%q is no number of a counter", from)
+	}
+	counts := router.System.Counts()
+	names := make([]string, 0, len(counts.Counters))
+	for name := range counts.Counters {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	end := min(first+mostCounters, len(names))
+	page := map[string][2]int64{}
+	for _, name := range names[min(first, end):end] {
+		page[name] = counts.Counters[name]
+	}
+	if end < len(names) {
+		counts.Next = end
+	}
+	counts.Counters = page
+	return counts, nil
 }
 
 // Counts reads them; what can't be read is left out.
@@ -59,7 +78,6 @@ func (Linux) Counts() Counts {
 		Connections:     number("/proc/sys/net/netfilter/nf_conntrack_count"),
 		MostConnections: number("/proc/sys/net/netfilter/nf_conntrack_max"),
 		Counters:        counters(),
-		Peers:           peers(),
 	}
 }
 
@@ -126,8 +144,8 @@ func entrances() map[string]bool {
 	return marks
 }
 
-// peers reads `wg show … dump`: public key, its secret, endpoint, networks, handshake, received, sent, keepalive.
-func peers() map[string]Peer {
+// Peers reads `wg show … dump`: public key, its secret, endpoint, networks, handshake, received, sent, keepalive.
+func (Linux) Peers() map[string]Peer {
 	text, err := run("wg", "show", tunnel, "dump")
 	if err != nil {
 		return nil
