@@ -1,6 +1,7 @@
 //! What Prometheus is told.
 
 mod isolation;
+mod routers;
 
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use self::isolation::IsolationMetrics;
+use self::routers::RouterMetrics;
+pub use self::routers::{Counted, CountedPeer};
 use crate::api::Phase;
 use crate::libvirt::CallObserver;
 
@@ -38,6 +41,8 @@ pub struct Metrics {
     leader: Gauge,
     /// What tests of isolation came to.
     pub isolation: IsolationMetrics,
+    /// What farms' routers counted.
+    pub routers: RouterMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -125,6 +130,7 @@ impl Default for Metrics {
             certificate_expiry: Family::default(),
             leader: Gauge::default(),
             isolation: IsolationMetrics::default(),
+            routers: RouterMetrics::default(),
         };
         metrics.register();
         metrics
@@ -133,7 +139,8 @@ impl Default for Metrics {
 
 impl Metrics {
     fn register(&mut self) {
-        let Self { registry, .. } = self;
+        let Self { registry, routers, .. } = self;
+        routers.register(registry);
         registry.register("machines", "Virtual machines by phase", self.machines.clone());
         registry.register_with_unit(
             "machine_phase_transition",

@@ -37,10 +37,12 @@ use self::talk::{Guest, Heard};
 use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
+use super::placement::observe::key;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::conditions::find;
 use crate::api::{FINALIZER, VRouter};
+use crate::metrics::Counted;
 
 /// A router on which nothing happens is asked this often whether it works by what it was told.
 const POLL: Duration = Duration::from_secs(10);
@@ -50,6 +52,9 @@ const SOON: Duration = Duration::from_secs(2);
 
 /// Tunnels that were changed so lately are new.
 const NEW: Duration = Duration::from_secs(30);
+
+/// What a router counts is read this often.
+const COUNT: Duration = Duration::from_secs(30);
 
 /// What changes in a farm within this time is told at once.
 const GATHER: Duration = Duration::from_millis(100);
@@ -119,12 +124,14 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     let plan = plan(&view, context.clock.now());
     if plan.release {
         keys::remove(context, memory, &view.router).await?;
+        context.metrics.routers.forget(&key(&*view.router));
         remove_finalizer(context, routers, &api, &view.router).await?;
         return Ok(Action::await_change());
     }
     act::act(context, &view.router.namespace().unwrap_or_default(), &plan.steps).await?;
     tell_of_deletions(context, &view.router, &plan.steps).await;
     let heard = tell(context, memory, &view, &plan).await?;
+    count(context, memory, &view, &plan, heard.as_ref()).await?;
 
     let now = context.clock.now();
     let silent_since = view.machine.as_ref().and_then(|machine| memory.recall(machine).silent_since);
@@ -168,6 +175,33 @@ async fn tell(context: &Context, memory: &Memory, view: &View, plan: &Plan) -> R
         }
         Err(source) => Err(Error::Host { host: host.name.clone(), source }),
     }
+}
+
+/// Reads what the router counted, for Prometheus. One that doesn't work has counted nothing.
+async fn count(
+    context: &Context,
+    memory: &Memory,
+    view: &View,
+    plan: &Plan,
+    heard: Option<&Heard>,
+) -> Result<(), Error> {
+    let farm = key(&*view.router);
+    let (Some(Telling { host, uuid, .. }), Some(machine), Ok(desired)) = (&plan.tell, &view.machine, &view.desired)
+    else {
+        context.metrics.routers.forget(&farm);
+        return Ok(());
+    };
+    let (Some(Heard::InForce(working)), Some(host)) = (heard, context.fleet.get(host)) else { return Ok(()) };
+    if !memory.is_time_to_count(machine, COUNT, context.clock.now()) {
+        return Ok(());
+    }
+    let guest = Guest { host: &*host.host, uuid: *uuid };
+    let counted = guest.count(&desired.router.counters()).await;
+    let counted = counted.map_err(|source| Error::Host { host: host.name.clone(), source })?;
+    if let Some(counted) = counted {
+        context.metrics.routers.set(farm, Counted { peers: tunnels::counted(desired, working), ..counted });
+    }
+    Ok(())
 }
 
 /// How often a router is asked: often while its tunnels are new, and their other ends not there yet.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use kube::ResourceExt;
@@ -66,6 +67,8 @@ pub struct Acquaintance {
     pub heard: Option<(Heard, Timestamp)>,
     /// Since when its agent hasn't answered.
     pub silent_since: Option<Timestamp>,
+    /// When what it counted was last asked for.
+    counted: Option<Timestamp>,
 }
 
 impl Acquaintance {
@@ -93,6 +96,19 @@ impl Memory {
         let silent = matches!(heard, Heard::Nothing);
         known.silent_since = silent.then(|| known.silent_since.unwrap_or(now));
         known.heard = Some((heard.clone(), now));
+    }
+
+    /// Whether what a machine counted was asked for longer ago than this; from now on it wasn't.
+    pub fn is_time_to_count(&self, machine: &VirtualMachine, every: Duration, now: Timestamp) -> bool {
+        let Some(uid) = machine.uid() else { return false };
+        let mut machines = self.machines();
+        let known = machines.entry(uid).or_default();
+        let age = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default();
+        let due = known.counted.is_none_or(|time| age(time) >= every);
+        if due {
+            known.counted = Some(now);
+        }
+        due
     }
 
     /// The key of a router, if it is known in this generation.

@@ -1,11 +1,12 @@
 //! How a router is told what to do, by the agent of its guest. What it answers is believed about itself and about nothing else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use crate::libvirt::{DomainUuid, GuestCommand, GuestOutput, Host, HostError};
+use crate::metrics::Counted;
 use crate::network::router::{Documents, Hash, pieces};
 use crate::text::printable;
 
@@ -72,6 +73,19 @@ struct Applied {
     error: String,
 }
 
+/// What a router counted, or a part of it.
+#[derive(Deserialize, Debug, Default)]
+#[serde(default, rename_all = "camelCase")]
+struct Page {
+    connections: u64,
+    most_connections: u64,
+    counters: BTreeMap<String, [u64; 2]>,
+    next: u32,
+}
+
+/// A thousand forwards and what else there is to count are three pages.
+const MOST_PAGES: usize = 4;
+
 /// The router in a domain.
 pub struct Guest<'a> {
     /// Its host.
@@ -99,6 +113,26 @@ impl Guest<'_> {
             },
             Sent::Heard(heard) => Ok(heard),
         }
+    }
+
+    /// What the router counted, of the counters that it has by what it was told; `None`: it doesn't say.
+    ///
+    /// # Errors
+    /// The host can't be asked.
+    pub async fn count(&self, counters: &BTreeSet<String>) -> Result<Option<Counted>, HostError> {
+        let (mut counted, mut next) = (Counted::default(), 0);
+        for _ in 0..MOST_PAGES {
+            let Some(answer) = self.run(["count", &next.to_string()], &[], QUESTION).await? else { return Ok(None) };
+            let Some(page) = read::<Page>(&answer) else { return Ok(None) };
+            (counted.connections, counted.most_connections) = (page.connections, page.most_connections);
+            // A guest can make up names, and every name is a line for Prometheus.
+            counted.counters.extend(page.counters.into_iter().filter(|(name, _)| counters.contains(name)));
+            next = page.next;
+            if next == 0 {
+                break;
+            }
+        }
+        Ok(Some(counted))
     }
 
     async fn send(&self, documents: &Documents, known: &BTreeMap<String, String>) -> Result<Sent, HostError> {

@@ -1,18 +1,21 @@
 //! What is told of a router's tunnels: pure.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::desired::Desired;
 use super::observe::View;
 use super::peers::PORT;
 use super::status::PEERS_JOINED;
-use super::talk::{Heard, Peer};
+use super::talk::{Heard, Peer, Working};
 use crate::api::conditions::State;
 use crate::api::{Bytes, PeerStatus, VRouterStatus, VpnStatus};
 use crate::controllers::farm::some_of;
-use crate::network::router::Hash;
+use crate::metrics::CountedPeer;
+use crate::network::router::{Hash, PublicKey};
 
 /// The other end of a tunnel that is used proves every two minutes who it is, and a packet that keeps it open every 25
 /// seconds is use; after three minutes it counts no more (WireGuard's `REJECT_AFTER_TIME`).
@@ -48,6 +51,16 @@ pub fn vpn(view: &View, before: &VRouterStatus, heard: Option<&Heard>, wanted: O
         endpoint: view.addresses.own().map(|address| format!("{address}:{PORT}")),
         peers: template.peers.iter().filter_map(|other| peer(&other.name)).collect(),
     })
+}
+
+/// What a router counted of the other ends, by what they are called.
+#[must_use]
+pub fn counted(desired: &Desired, working: &Working) -> BTreeMap<String, CountedPeer> {
+    let of = |(key, name): (&PublicKey, &String)| {
+        let Peer { handshake, received, sent } = *working.peers.get(&key.to_string())?;
+        Some((name.clone(), CountedPeer { handshake, received, sent }))
+    };
+    desired.peers.iter().filter_map(of).collect()
 }
 
 fn to_the_minute(handshake: i64) -> Option<Timestamp> {

@@ -174,6 +174,12 @@ impl Router {
         ])
     }
 
+    /// The names of all counters of the router.
+    #[must_use]
+    pub fn counters(&self) -> BTreeSet<String> {
+        nftables::counters(self)
+    }
+
     /// The networks of all other farms that tunnels lead to.
     fn remote_networks(&self) -> BTreeSet<Ipv4Net> {
         self.vpn.iter().flat_map(|vpn| vpn.peers.values()).flat_map(|peer| &peer.networks).copied().collect()

@@ -80,8 +80,16 @@ fn counter_of_elastic(address: Ipv4Addr) -> String {
     format!("elastic-{a}-{b}-{c}-{d}")
 }
 
-/// Counters that every router has: to the outside and back, and what was kept from passing.
-const COUNTERS: [&str; 7] = ["denied", "ended", "from-outside", "limited", "spoofed", "to-outside", "vpn"];
+/// The names of all counters of a router.
+pub(super) fn counters(router: &Router) -> BTreeSet<String> {
+    let entrances = Entrances::of(router);
+    let ways_in = entrances.counters().map(|(_, name)| name);
+    COUNTERS.into_iter().map(str::to_owned).chain(ways_in).collect()
+}
+
+/// Counters that every router has: questions that it answers, what passes to the outside and back, what was kept from passing.
+const COUNTERS: [&str; 9] =
+    ["denied", "dhcp", "dns", "ended", "from-outside", "limited", "spoofed", "to-outside", "vpn"];
 
 /// The table, line by line.
 #[derive(Default)]
@@ -199,6 +207,9 @@ fn leaving(router: &Router) -> Vec<String> {
 fn input(router: &Router) -> Vec<String> {
     let mut rules = vec![
         r#"iifname "lo" accept"#.to_owned(),
+        format!(r#"iifname "{FARM_CARD}" udp dport 53 counter name "dns""#),
+        format!(r#"iifname "{FARM_CARD}" tcp dport 53 tcp flags syn counter name "dns""#),
+        format!(r#"iifname "{FARM_CARD}" udp dport 67 counter name "dhcp""#),
         "ct state established,related accept".to_owned(),
         "ct state invalid drop".to_owned(),
         format!(r#"iifname "{FARM_CARD}" udp dport {{ 53, 67 }} accept"#),

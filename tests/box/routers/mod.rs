@@ -101,6 +101,7 @@ async fn a_farm_has_a_way_out_and_ways_in_and_its_router_may_die() {
     the_way_out(&farm, &one, &two, own);
     the_ways_in(&farm, own).await;
     what_can_not_be_had(&farm, own).await;
+    it_tells_what_it_counted(&farm).await;
     names_follow_machines(&farm, &one).await;
     a_captured_router_reaches_nobody(&farm, &one).await;
     a_router_that_dies_comes_back(&farm, &one, &two, own).await;
@@ -186,6 +187,25 @@ async fn what_can_not_be_had(farm: &Routed<'_>, own: Ipv4Addr) {
     let told = |farm: &VirtualFarm| condition(farm, "RouterReady").is_some_and(|it| it.reason == "AddressTaken");
     the_box.until(&farm.tenant.farms(), "second", "says so", SOON, told).await;
     farm.tenant.farms().delete("second", &Default::default()).await.unwrap();
+}
+
+/// Prometheus is told of every way in and out, by farm.
+async fn it_tells_what_it_counted(farm: &Routed<'_>) {
+    let of = [("namespace", farm.tenant.namespace.as_str()), ("farm", "farm")];
+    let counted = |name: &str, counter: &str| {
+        let labels = [of.as_slice(), &[("counter", counter)]].concat();
+        farm.tenant.the_box.metrics().sum(&format!("cascina_router_{name}_total"), &labels)
+    };
+    farm.tenant
+        .the_box
+        .eventually("what the router counted", Duration::from_secs(60), async || {
+            let missing = ["dns", "dhcp", "to-outside", "from-outside", "forward-tcp-2222"];
+            let missing: Vec<_> = missing.into_iter().filter(|name| counted("packets", name) < 1.0).collect();
+            if missing.is_empty() { Ok(()) } else { Err(format!("nothing of {missing:?}")) }
+        })
+        .await;
+    assert!(counted("bytes", "from-outside") > 100.0);
+    assert!(farm.tenant.the_box.metrics().sum("cascina_router_connections_limit", &of) > 1_000.0);
 }
 
 /// The name of a new machine is known about as soon as the machine has its address.

@@ -130,11 +130,19 @@ func (Linux) Settings(folder string) error {
 	return nil
 }
 
-// Wall replaces the table in one transaction, and forgets connections that came through a way in that is gone: the wall
+// Wall replaces the table in one transaction, in which counters go on where they were, and forgets connections that came through a way in that is gone: the wall
 // drops their packets, but a sender that goes on would keep them alive.
 func (Linux) Wall(folder string) error {
 	before := entrances()
-	if err := do("nft", "--file", filepath.Join(folder, Nftables)); err != nil {
+	rules, err := os.ReadFile(filepath.Join(folder, Nftables))
+	if err != nil {
+		return err
+	}
+	counting := "/run/router/counting.conf"
+	if err := os.WriteFile(counting, []byte(goOnCounting(string(rules), counters())), 0o600); err != nil {
+		return err
+	}
+	if err := do("nft", "--file", counting); err != nil {
 		return err
 	}
 	after := entrances()

@@ -227,3 +227,12 @@ func TestCountersAreToldInPages(t *testing.T) {
 		t.Error("behind the last there is none")
 	}
 }
+
+func TestCountersGoOnWhereTheyWere(t *testing.T) {
+	rules := "table inet cascina {\n\tcounter dns { }\n\tcounter forward-tcp-80 { }\n\t\tudp dport 53 counter name \"dns\"\n}\n"
+	counted := map[string][2]int64{"dns": {2, 166}, "gone": {1, 1}}
+	want := strings.Replace(rules, "dns { }", "dns { packets 2 bytes 166 }", 1)
+	if got := goOnCounting(rules, counted); got != want {
+		t.Errorf("%s instead of %s", got, want)
+	}
+}

@@ -128,6 +128,19 @@ func counters() map[string][2]int64 {
 	return counted
 }
 
+// goOnCounting lets the counters of rules begin at what was counted before.
+func goOnCounting(rules string, counted map[string][2]int64) string {
+	lines := strings.Split(rules, "\n")
+	for at, line := range lines {
+		name, is := strings.CutPrefix(line, "\tcounter ")
+		name, empty := strings.CutSuffix(name, " { }")
+		if before, known := counted[name]; is && empty && known {
+			lines[at] = fmt.Sprintf("\tcounter %s { packets %d bytes %d }", name, before[0], before[1])
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
 // entrances are the marks of all ways in.
 func entrances() map[string]bool {
 	marks := map[string]bool{}
