@@ -7,6 +7,7 @@
 
 use std::process::ExitCode;
 
+use cascina::libvirt::end_process;
 use cascina::operator;
 use clap::{Parser, Subcommand};
 
@@ -31,17 +32,24 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Run(options) => operator::run(*options),
-        Command::Crds => crds(),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("cascina: {error:#}");
-            ExitCode::FAILURE
+    match Arguments::parse().command {
+        Command::Run(options) => end_process(told(operator::run(*options))),
+        Command::Crds => {
+            if told(crds()) {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            }
         }
     }
+}
+
+/// Whether it went well; if not, somebody is told why.
+fn told(outcome: anyhow::Result<()>) -> bool {
+    if let Err(error) = &outcome {
+        eprintln!("cascina: {error:#}");
+    }
+    outcome.is_ok()
 }
 
 fn crds() -> anyhow::Result<()> {

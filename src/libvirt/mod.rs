@@ -16,6 +16,7 @@ mod host;
 mod libvirt_host;
 mod link;
 mod nics;
+mod process;
 mod reading;
 #[cfg(any(test, fuzzing))]
 mod samples;
@@ -37,6 +38,7 @@ pub use host::{
     Progress, Result, StopReason, Survey, SurveyedDomain,
 };
 pub use libvirt_host::{LibvirtHost, connect};
+pub use process::end_process;
 pub use spec::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };

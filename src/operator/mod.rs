@@ -23,7 +23,7 @@ use crate::controllers;
 use crate::controllers::context::{Caches, Context, Events};
 use crate::controllers::fleet::Fleet;
 use crate::images::ImageStore;
-use crate::libvirt;
+use crate::libvirt::{self, end_process};
 use crate::metrics::Metrics;
 use server::Health;
 
@@ -182,5 +182,5 @@ async fn stop_on_signal(stop: CancellationToken) {
     // What doesn't end by itself in this time isn't waited for: every step can be repeated.
     tokio::time::sleep(Duration::from_secs(20)).await;
     warn!("work did not end in time");
-    std::process::exit(1);
+    end_process(false);
 }
