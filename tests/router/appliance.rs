@@ -1,6 +1,7 @@
 //! The router's image in QEMU, and its agent.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,21 @@ pub const MEMORY: u32 = 256;
 
 /// A command in the guest takes at most so long: it is emulated, and shares its processors.
 const WITHIN: Duration = Duration::from_secs(60);
+
+/// How long it took to tell a router what to do.
+#[derive(Clone, Copy)]
+pub struct Took {
+    /// Handing over the files that changed.
+    pub push: Duration,
+    /// Checking them and putting them in force.
+    pub apply: Duration,
+}
+
+impl fmt::Display for Took {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:.2} | {:.2}", self.push.as_secs_f64(), self.apply.as_secs_f64())
+    }
+}
 
 /// A router that runs.
 pub struct Appliance {
@@ -120,23 +136,24 @@ impl Appliance {
         state
     }
 
-    /// Hands over what changed; its answer, and how long that took.
-    pub fn hand(&self, router: &Router) -> (Value, Duration) {
+    /// Hands over what changed; its answer, and how long handing over and putting in force took.
+    pub fn hand(&self, router: &Router) -> (Value, Took) {
         let documents = router.documents();
         let bundle = documents.bundle(&self.known.lock().unwrap());
         let begin = Instant::now();
         for (place, piece) in pieces(&bundle) {
             self.run("cascina-router", &["take", &place.to_string()], piece);
         }
+        let push = begin.elapsed();
         let answer = self.run("cascina-router", &["apply"], b"");
-        let took = begin.elapsed();
+        let took = Took { push, apply: begin.elapsed().saturating_sub(push) };
         let hashes = documents.hashes().into_iter().map(|(name, hash)| (name.file().to_owned(), hash.to_string()));
         *self.known.lock().unwrap() = hashes.collect();
         (serde_json::from_str(&answer).unwrap(), took)
     }
 
     /// The same, and it has to be in force then; until then names are served too.
-    pub fn works_by(&self, router: &Router) -> Duration {
+    pub fn works_by(&self, router: &Router) -> Took {
         let (answer, took) = self.hand(router);
         assert_eq!(answer, json!({"hash": router.documents().hash().to_string()}));
         let end = Instant::now() + WITHIN;
