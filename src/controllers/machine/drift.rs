@@ -55,17 +55,14 @@ impl DriftKind {
 pub fn correct(mut plan: Plan, want: &Want, seen: &View) -> Plan {
     let drifts = drifts(seen);
     if plan.steps.is_empty() {
-        let mut repairs: Vec<_> = drifts.iter().filter_map(|drift| drift.kind.repair(want.drift)).collect();
-        if follows_its_addresses(seen) {
-            repairs.extend([Step::MendNics, Step::Define]);
-        }
-        let mut known = Vec::new();
-        repairs.retain(|repair| {
-            !known.contains(repair) && {
-                known.push(repair.clone());
-                true
+        let follows = follows_its_addresses(seen).then_some([Step::MendNics, Step::Define]);
+        let mut repairs = Vec::new();
+        for step in drifts.iter().filter_map(|drift| drift.kind.repair(want.drift)).chain(follows.into_iter().flatten())
+        {
+            if !repairs.contains(&step) {
+                repairs.push(step);
             }
-        });
+        }
         if repairs.contains(&Step::MendNics) {
             repairs.splice(0..0, seen.nics.iter().map(|nic| Step::EnsureFilter(nic.hold.rules())));
         }

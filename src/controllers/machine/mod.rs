@@ -7,6 +7,8 @@ mod host;
 mod observe;
 mod plan;
 pub mod recipe;
+#[cfg(test)]
+mod router_tests;
 mod situation;
 mod status;
 #[cfg(test)]

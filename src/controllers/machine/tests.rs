@@ -80,6 +80,12 @@ fn forms(run: DomainRun) -> Arc<Forms> {
     Arc::new(Forms { running, defined: form })
 }
 
+/// What is wanted and seen of a machine that runs, for tests of others.
+pub fn a_machine_that_runs() -> (Want, View) {
+    let Given { want, seen } = running();
+    (want, seen)
+}
+
 fn data_disk() -> VolumeSpec {
     VolumeSpec::Blank { name: format!("{UID}-data.qcow2"), size: Bytes::gibi(1) }
 }

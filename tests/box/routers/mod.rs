@@ -2,6 +2,7 @@
 
 mod joined;
 mod outside;
+mod ssh;
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
