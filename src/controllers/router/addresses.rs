@@ -20,6 +20,8 @@ pub type Verdict = Result<Ipv4Addr, Wait>;
 pub struct Addresses {
     /// Its own; none: the site has no public network.
     pub own: Option<Verdict>,
+    /// The one that it has and goes on with while it can't have the one that it wishes.
+    pub kept: Option<Ipv4Addr>,
     /// That of one machine; none: nobody asked for one.
     pub elastic: Option<Verdict>,
 }
@@ -28,7 +30,7 @@ impl Addresses {
     /// Its own address, if it has one.
     #[must_use]
     pub fn own(&self) -> Option<Ipv4Addr> {
-        self.own.as_ref()?.as_ref().ok().copied()
+        self.own.as_ref()?.as_ref().ok().copied().or(self.kept)
     }
 
     /// The address of one machine, if there is one.
@@ -95,7 +97,7 @@ pub fn choose(router: &VRouter, others: &Others<'_>, public: Option<&PublicNetwo
         let none =
             || Wait::new("NoPublicNetwork", "the site has no public network for routers: see site.routers.public");
         let asks = router.spec.public_ip.is_some() || !router.spec.template.forwards.is_empty();
-        return Addresses { own: asks.then(|| Err(none())), elastic: elastic.map(|_| Err(none())) };
+        return Addresses { own: asks.then(|| Err(none())), kept: None, elastic: elastic.map(|_| Err(none())) };
     };
     let chooser = Chooser { claim: Claim::of(router), others, public };
     let VRouterStatus { public_ip, elastic_ip, .. } = router.status.clone().unwrap_or_default();
@@ -104,10 +106,12 @@ pub fn choose(router: &VRouter, others: &Others<'_>, public: Option<&PublicNetwo
     let of_elastic = address.or(elastic_ip.as_ref().filter(|_| elastic.is_some()));
     let of_elastic = of_elastic.filter(|_| router.spec.public_ip.is_none());
     let own = chooser.choose("spec.publicIP", router.spec.public_ip.as_ref(), public_ip.as_ref(), of_elastic);
-    let of_own = own.as_ref().ok().map(ToString::to_string);
+    let held = public_ip.as_ref().and_then(|held| held.parse().ok());
+    let kept = held.filter(|held| own.is_err() && chooser.keeps(*held));
+    let of_own = own.as_ref().ok().copied().or(kept).map(|address| address.to_string());
     let elastic =
         elastic.map(|_| chooser.choose("spec.elasticIP.address", address, elastic_ip.as_ref(), of_own.as_ref()));
-    Addresses { own: Some(own), elastic }
+    Addresses { own: Some(own), kept, elastic }
 }
 
 struct Chooser<'a> {
@@ -219,6 +223,14 @@ mod tests {
         let younger_wishes = Claim::of(&asks("b", 9, Some("198.51.100.20"), None));
         assert!(own(&wish, &[younger_wishes]).is_ok());
         assert_eq!(chosen(&wish, &[], &["198.51.100.20"]).own.unwrap().unwrap_err().reason, "AddressLeftBehind");
+    }
+
+    #[test]
+    fn a_router_goes_on_with_what_it_has_while_its_wish_is_refused() {
+        let taken = Claim::of(&asks("b", 1, None, Some("198.51.100.21")));
+        let moving = chosen(&asks("a", 5, Some("198.51.100.21"), Some("198.51.100.20")), &[taken], &[]);
+        assert_eq!(moving.own.as_ref().unwrap().as_ref().unwrap_err().reason, "AddressTaken");
+        assert_eq!(moving.own(), Some("198.51.100.20".parse().unwrap()));
     }
 
     #[test]

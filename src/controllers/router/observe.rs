@@ -54,7 +54,7 @@ type Keys = HashMap<String, (i32, PrivateKey)>;
 pub struct Memory {
     /// The addresses last given to each router, with its uid: what was sent and perhaps never arrived. Held while addresses are
     /// given, so that routers are asked one after another.
-    given: tokio::sync::Mutex<HashMap<Key, (String, BTreeSet<Ipv4Addr>)>>,
+    given: tokio::sync::Mutex<Given>,
     /// What the machine of each router was last heard to do, by its uid.
     machines: Mutex<HashMap<String, Acquaintance>>,
     keys: Mutex<Keys>,
@@ -238,7 +238,8 @@ async fn addresses(context: &Context, memory: &Memory, router: &Arc<VRouter>) ->
     Ok(chosen)
 }
 
-type Given = HashMap<Key, (String, BTreeSet<Ipv4Addr>)>;
+/// The uid of each router, and its addresses, its own first.
+type Given = HashMap<Key, (String, Vec<Ipv4Addr>)>;
 
 /// The status of a router as it stands, or as it was sent and isn't seen yet.
 fn with_given(router: &VRouter, given: &Given) -> VRouterStatus {

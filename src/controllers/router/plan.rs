@@ -85,7 +85,7 @@ pub fn plan(view: &View, now: Timestamp) -> Plan {
     if let Some(wait) = orphaned(view) {
         return Plan { wait: Some(wait), ..Plan::waits("", "") };
     }
-    if let Some(Err(wait)) = &view.addresses.own {
+    if let (Some(Err(wait)), None) = (&view.addresses.own, view.addresses.own()) {
         return Plan { wait: Some(wait.clone()), ..Plan::waits("", "") };
     }
     let wanted = make(&view.router, &view.site.routers);

@@ -70,7 +70,7 @@ fn members() -> Vec<Arc<VirtualMachine>> {
 }
 
 fn given(own: &str) -> Addresses {
-    Addresses { own: Some(Ok(own.parse().unwrap())), elastic: None }
+    Addresses { own: Some(Ok(own.parse().unwrap())), ..Addresses::default() }
 }
 
 fn made_of(router: &VRouter, addresses: &Addresses) -> Result<Desired, Wait> {
@@ -234,6 +234,11 @@ fn without_a_public_address_it_waits() {
     let mut exhausted = view(the_router(), None);
     exhausted.addresses.own = Some(Err(Wait::new("PublicAddressesExhausted", "all are taken")));
     does(&exhausted, &[], Some("PublicAddressesExhausted"));
+    let mut refused = view(the_router(), Some(running()));
+    refused.addresses.own = exhausted.addresses.own.clone();
+    refused.addresses.kept = "198.51.100.20".parse().ok();
+    does(&refused, &[], None);
+    assert!(plan(&refused, now()).tell.is_some(), "one that has an address goes on with it");
     exhausted.addresses.own = None;
     does(&exhausted, &["create farm-a-router-0"], Some("MachineMissing"));
 }
