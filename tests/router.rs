@@ -19,6 +19,8 @@ mod serves;
 mod size;
 #[path = "router/talk.rs"]
 mod talk;
+#[path = "router/turns.rs"]
+mod turns;
 #[path = "router/vpn.rs"]
 mod vpn;
 #[path = "router/ways.rs"]

@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn a_router_on_shared_storage() {
         let mut router = DomainSpec { virtualization: Virtualization::Kvm, shared_storage: true, ..with_kernel() };
-        router.nics[0].hold = Hold::Router("172.16.1.0/24".parse().unwrap());
+        router.nics[0].hold = Hold::Router("172.16.1.1".parse().unwrap());
         insta::assert_snapshot!(xml(&router));
     }
 

@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::MacAddress;
 
@@ -16,6 +18,23 @@ pub struct FarmNetwork(Ipv4Net);
 /// The number of a machine in its farm: the last byte of its address, 2 to 254.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HostNumber(u8);
+
+/// Which of its farm's routers a machine is.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RouterSeat {
+    /// The only one: the gateway's address is its own.
+    #[default]
+    Only,
+    /// The first of two, which have an address each, and the gateway's in turn.
+    First,
+    /// The second of two.
+    Second,
+}
+
+impl RouterSeat {
+    /// Both of two.
+    pub const PAIR: [Self; 2] = [Self::First, Self::Second];
+}
 
 /// Text that is no farm network.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +62,16 @@ impl FarmNetwork {
     #[must_use]
     pub fn gateway(self) -> Ipv4Addr {
         self.host(1)
+    }
+
+    /// The address that a router has for itself: of two the last ones of the network, which no machine is given then.
+    #[must_use]
+    pub fn router_address(self, seat: RouterSeat) -> Ipv4Addr {
+        match seat {
+            RouterSeat::Only => self.gateway(),
+            RouterSeat::First => self.host(253),
+            RouterSeat::Second => self.host(254),
+        }
     }
 
     /// The address with the last byte `host`.

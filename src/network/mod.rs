@@ -8,7 +8,7 @@ mod names;
 pub mod router;
 
 pub use address_range::{AddressRange, NotARange};
-pub use farm_network::{FarmNetwork, HostNumber, NotAFarmNetwork, free_network, numbered_network};
+pub use farm_network::{FarmNetwork, HostNumber, NotAFarmNetwork, RouterSeat, free_network, numbered_network};
 pub use filters::{Hold, RuleSet};
 pub use mac::{BadMac, MacAddress};
 pub use names::{BadName, DomainName, Hostname};

@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
+use cascina::network::MacAddress;
 use cascina::network::filters::{Hold, RuleSet};
-use cascina::network::{FarmNetwork, MacAddress};
 
 use super::ears::Ear;
 use super::frames::{Mac, Speaker};
@@ -27,8 +27,8 @@ const fn machine(farm: usize, last: u8, host: &'static str) -> Place {
     Place { farm, last, host, rules: RuleSet::Machine }
 }
 
-const fn router(farm: usize, host: &'static str) -> Place {
-    Place { farm, last: 1, host, rules: RuleSet::Router }
+const fn router(farm: usize, last: u8, host: &'static str) -> Place {
+    Place { farm, last, host, rules: RuleSet::Router }
 }
 
 /// In each farm two machines share a host, and one is on the other.
@@ -36,11 +36,12 @@ pub const PLACES: [Place; 8] = [
     machine(0, 10, "worker-1"),
     machine(0, 11, "worker-1"),
     machine(0, 12, "worker-2"),
-    router(0, "worker-2"),
+    router(0, 1, "worker-2"),
     machine(1, 10, "worker-1"),
     machine(1, 11, "worker-2"),
     machine(1, 12, "worker-2"),
-    router(1, "worker-1"),
+    // One of two: it may speak under the gateway's address besides.
+    router(1, 253, "worker-1"),
 ];
 
 /// A network namespace that plays a guest.
@@ -88,7 +89,7 @@ impl Guest {
         let Self { port, number, address, .. } = self;
         let mac = MacAddress::of(*address);
         let hold = match self.rules {
-            RuleSet::Router => Hold::Router(FarmNetwork::of(*address)),
+            RuleSet::Router => Hold::Router(*address),
             _ => Hold::Machine(*address),
         };
         let parameters = hold.parameters().into_iter();

@@ -38,7 +38,7 @@ impl fmt::Display for Took {
 
 /// A router that runs.
 pub struct Appliance {
-    qemu: Child,
+    qemu: Mutex<Child>,
     socket: PathBuf,
     agent: Mutex<BufReader<UnixStream>>,
     /// The files that it was handed last.
@@ -95,11 +95,23 @@ impl Appliance {
         command.args(cards.iter().flat_map(card));
         let qemu = command.stdin(Stdio::null()).spawn().unwrap();
         let agent = connected(&socket);
-        let mut router =
-            Self { qemu, socket, agent: Mutex::new(agent), known: Mutex::default(), answered: Duration::ZERO, size };
+        let mut router = Self {
+            qemu: Mutex::new(qemu),
+            socket,
+            agent: Mutex::new(agent),
+            known: Mutex::default(),
+            answered: Duration::ZERO,
+            size,
+        };
         router.ask(&json!({"execute": "guest-ping"}));
         router.answered = begin.elapsed();
         router
+    }
+
+    /// Ends it, as a host that loses its power does.
+    pub fn kill(&self) {
+        let mut qemu = self.qemu.lock().unwrap();
+        qemu.kill().and_then(|()| qemu.wait()).unwrap();
     }
 
     fn ask(&self, question: &Value) -> Value {
@@ -171,8 +183,9 @@ impl Appliance {
 
 impl Drop for Appliance {
     fn drop(&mut self) {
-        let _ = self.qemu.kill();
-        let _ = self.qemu.wait();
+        let qemu = self.qemu.get_mut().unwrap();
+        let _ = qemu.kill();
+        let _ = qemu.wait();
         let _ = std::fs::remove_file(&self.socket);
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use cascina::network::router::{Forward, PublicPort, PublicSide, Router, RouterMachine, Transport};
-use cascina::network::{FarmNetwork, HostNumber, MacAddress};
+use cascina::network::{FarmNetwork, HostNumber, MacAddress, RouterSeat};
 
 use super::appliance::Appliance;
 use crate::namespaces::{add, ip, try_ip};
@@ -60,6 +60,15 @@ fn bridge_of(address: Ipv4Addr) -> &'static str {
 impl Place {
     /// Builds all, and boots a router that was told nothing yet; `None`, and a line that says so, without a box.
     pub fn build() -> Option<Self> {
+        Self::build_around([GATEWAY, PUBLIC])
+    }
+
+    /// The same, with a router that is one of two.
+    pub fn build_for_two() -> Option<Self> {
+        Self::build_around([farm().router_address(RouterSeat::First), PUBLIC])
+    }
+
+    fn build_around(cards: [Ipv4Addr; 2]) -> Option<Self> {
         let (Some(state), Ok(index)) = (std::env::var_os("CASCINA_BOX_DIR"), std::env::var("CASCINA_BOX_INDEX")) else {
             eprintln!("skipped: needs a box (make up, then . .box/env)");
             return None;
@@ -88,8 +97,13 @@ impl Place {
             ip(&format!("-n {prefix}-friend address add {behind}/32 dev lo"));
         }
         let state = PathBuf::from(state);
-        let router = boot(&prefix, &state, [GATEWAY, PUBLIC]);
+        let router = boot(&prefix, &state, cards);
         Some(Self { prefix, state, router })
+    }
+
+    /// The router of the farm's two that sits there.
+    pub fn boot_one_of_two(&self, seat: RouterSeat) -> Appliance {
+        boot(&self.prefix, &self.state, [farm().router_address(seat), PUBLIC])
     }
 
     /// The router of the other farm.
@@ -110,9 +124,11 @@ impl Place {
 
 /// A router with a card on the bridge of each of these addresses.
 fn boot(prefix: &str, state: &Path, addresses: [Ipv4Addr; 2]) -> Appliance {
+    let [own, _] = addresses.map(u32::from);
     let cards = addresses.map(|address| {
-        let tap = format!("tap{:08x}", u32::from(address));
-        ip(&format!("-n {prefix}-host tuntap add {tap} mode tap"));
+        let tap = format!("{}{own:08x}", if u32::from(address) == own { "farm" } else { "pub" });
+        // One of an earlier router is there still.
+        let _ = try_ip(&format!("-n {prefix}-host tuntap add {tap} mode tap"));
         ip(&format!("-n {prefix}-host link set {tap} master br-{} up", bridge_of(address)));
         (tap, MacAddress::of(address))
     });
@@ -167,6 +183,7 @@ pub fn told() -> Router {
     let entrance = |number| PublicPort { transport: Transport::Tcp, port: port(number) };
     Router {
         farm: farm(),
+        paired: false,
         domain: "farm.example".parse().unwrap(),
         mtu: 1500,
         machines: [(number(LOGIN), machine("login")), (number(WORKER), machine("worker"))].into(),

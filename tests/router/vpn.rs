@@ -16,13 +16,13 @@ use super::talk::{greet, greeting};
 const PORT: u16 = 51820;
 
 /// A pair of keys, made where wg is: private and public.
-fn keys(router: &Appliance) -> (String, String) {
+pub fn keys(router: &Appliance) -> (String, String) {
     let private = router.run("wg", &["genkey"], b"").trim().to_owned();
     let public = router.run("wg", &["pubkey"], private.as_bytes()).trim().to_owned();
     (private, public)
 }
 
-fn vpn(private: &str, peer: &str, at: std::net::Ipv4Addr, networks: &[&str]) -> Vpn {
+pub fn vpn(private: &str, peer: &str, at: std::net::Ipv4Addr, networks: &[&str]) -> Vpn {
     let networks = networks.iter().map(|network| network.parse::<Ipv4Net>().unwrap()).collect();
     let peer: (PublicKey, _) =
         (peer.parse().unwrap(), VpnPeer { endpoint: Some(SocketAddrV4::new(at, PORT)), networks });

@@ -200,7 +200,7 @@ fn another_image_other_rules_or_networks_are_another_canary() {
     assert_eq!(said(&remade, 101), "Unknown CanaryBooting", "the new one has proved nothing yet");
     let hash = |spec: &DomainSpec| spec.tag.spec_hash.clone();
     let mut other = recipe("img-a.kernel");
-    other.nics[0].hold = crate::network::Hold::Router(crate::network::FarmNetwork::of(other.nics[0].hold.address()));
+    other.nics[0].hold = crate::network::Hold::Router(other.nics[0].hold.address());
     assert_ne!(other.content_hash(), hash(&recipe("img-a.kernel")));
 }
 

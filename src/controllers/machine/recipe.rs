@@ -131,7 +131,7 @@ pub fn nics(machine: &VirtualMachine, farm: &VirtualFarm, hypervisor: &Hyperviso
     };
     let address = address_in_farm(status, farm)?;
     let Some(role) = &status.router else { return Ok(vec![card(&networks.private.bridge, Hold::Machine(address))]) };
-    let mut nics = vec![card(&networks.private.bridge, Hold::Router(FarmNetwork::of(address)))];
+    let mut nics = vec![card(&networks.private.bridge, Hold::Router(address))];
     if let Some(hold) = public_hold(&role.public_ips)? {
         let public = networks.public.as_ref().ok_or_else(|| {
             let name = hypervisor.metadata.name.as_deref().unwrap_or_default();

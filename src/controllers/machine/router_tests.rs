@@ -49,7 +49,7 @@ fn a_router_has_a_card_on_either_side_and_no_seed() {
     let holds: Vec<_> = made.domain.nics.iter().map(|nic| nic.hold.clone()).collect();
     let elastic = BTreeSet::from(["198.51.100.21".parse().unwrap()]);
     let public = Hold::Public { own: "198.51.100.20".parse().unwrap(), elastic };
-    assert_eq!(holds, [Hold::Router("172.16.1.0/24".parse().unwrap()), public]);
+    assert_eq!(holds, [Hold::Router("172.16.1.1".parse().unwrap()), public]);
     assert_eq!(made_of(&router(&[]), None).unwrap().domain.nics.len(), 1, "without a public address it has one card");
     assert_eq!(made_of(&router(&["198.51.100.20"]), None).unwrap_err().reason, "NoPublicNetwork");
 }

@@ -96,6 +96,7 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
     let always_denied = [site.farm_networks, site.isolation.networks];
     let router = Router {
         farm: from.network,
+        paired: false,
         domain,
         mtu: site.routers.mtu,
         machines: places.machines,

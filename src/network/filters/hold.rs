@@ -12,8 +12,8 @@ use crate::network::FarmNetwork;
 pub enum Hold {
     /// A machine: its address, and with it its farm.
     Machine(Ipv4Addr),
-    /// The farm's side of its router: the gateway's address.
-    Router(FarmNetwork),
+    /// The farm's side of its router: its address. One of two speaks under the gateway's too, when its turn has come.
+    Router(Ipv4Addr),
     /// The public side of a router.
     Public {
         /// The router's own address.
@@ -38,8 +38,7 @@ impl Hold {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         match self {
-            Self::Machine(address) | Self::Public { own: address, .. } => *address,
-            Self::Router(farm) => farm.gateway(),
+            Self::Machine(address) | Self::Router(address) | Self::Public { own: address, .. } => *address,
         }
     }
 
@@ -66,12 +65,16 @@ impl Hold {
     pub fn parameters(&self) -> Vec<(&'static str, String)> {
         let in_farm =
             |farm: FarmNetwork| [("FARMMAC", farm.mac_prefix().to_string()), ("FARMNET", farm.network().to_string())];
-        let (farm, elastic) = match self {
-            Self::Machine(address) => (Some(FarmNetwork::of(*address)), None),
-            Self::Router(farm) => (Some(*farm), None),
-            Self::Public { elastic, .. } => (None, Some(elastic)),
+        let (farm, others) = match self {
+            Self::Machine(address) => (Some(FarmNetwork::of(*address)), BTreeSet::new()),
+            Self::Router(address) => {
+                let farm = FarmNetwork::of(*address);
+                (Some(farm), BTreeSet::from([farm.gateway()]))
+            }
+            Self::Public { elastic, .. } => (None, elastic.clone()),
         };
-        let addresses = once(self.address()).chain(elastic.into_iter().flatten().copied());
+        let own = self.address();
+        let addresses = once(own).chain(others.into_iter().filter(move |other| *other != own));
         once(("CTRL_IP_LEARNING", "none".to_owned()))
             .chain(farm.into_iter().flat_map(in_farm))
             .chain(addresses.map(|address| ("IP", address.to_string())))

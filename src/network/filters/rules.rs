@@ -128,10 +128,20 @@ const ARP_FROM_FARM: Rule =
     accept(Direction::In, -903, frames(Protocol::Mac, &[FROM_FARM, FROM_FARM_MASK, ("protocolid", "arp")]));
 const IP_FROM_FARM: Rule =
     accept(Direction::In, -820, frames(Protocol::Mac, &[FROM_FARM, FROM_FARM_MASK, ("protocolid", "ipv4")]));
-/// To anybody, under any of its addresses: an iterator of its own (`[@1]`) goes through them, where libvirt would step through
-/// MAC and addresses side by side.
-const ARP_AS_ITSELF: Rule =
-    accept(Direction::Out, -905, frames(Protocol::Arp, &[OWN_ARP_MAC, ("arpsrcipaddr", "$IP[@1]")]));
+/// Any of several addresses: an iterator of its own (`[@1]`) goes through them, where libvirt would step through them and the
+/// other parameters of the rule side by side.
+const ANY_OWN_IP: (&str, &str) = ("srcipaddr", "$IP[@1]");
+pub(super) const ANY_OWN_ARP_IP: (&str, &str) = ("arpsrcipaddr", "$IP[@1]");
+/// To anybody, under any of its addresses.
+const ARP_AS_ITSELF: Rule = accept(Direction::Out, -905, frames(Protocol::Arp, &[OWN_ARP_MAC, ANY_OWN_ARP_IP]));
+/// What a router sends under its own address or the gateway's.
+const ROUTER_ARP_TO_FARM: Rule =
+    accept(Direction::Out, -905, frames(Protocol::Arp, &[TO_FARM, TO_FARM_MASK, OWN_ARP_MAC, ANY_OWN_ARP_IP]));
+const ROUTER_ARP_TO_ALL: Rule =
+    accept(Direction::Out, -904, frames(Protocol::Arp, &[BROADCAST, OWN_ARP_MAC, ANY_OWN_ARP_IP]));
+const ROUTER_IP_TO_FARM: Rule =
+    accept(Direction::Out, -850, frames(Protocol::Ip, &[TO_FARM, TO_FARM_MASK, ANY_OWN_IP]));
+pub(super) const ROUTER_IP_TO_ALL: Rule = accept(Direction::Out, -849, frames(Protocol::Ip, &[BROADCAST, ANY_OWN_IP]));
 pub(super) const IP_AS_ITSELF: Rule = accept(Direction::Out, -850, frames(Protocol::Ip, &[OWN_IP]));
 const ARP_FROM_ALL: Rule = accept(Direction::In, -903, frames(Protocol::Mac, &[("protocolid", "arp")]));
 const IP_FROM_ALL: Rule = accept(Direction::In, -820, frames(Protocol::Mac, &[("protocolid", "ipv4")]));
@@ -159,11 +169,11 @@ pub(super) const MACHINE: &[Rule] = &[
 /// into the farm (a machine that calls its neighbour by the public address) must leave with the router's own address.
 pub(super) const ROUTER: &[Rule] = &[
     FORGED_SENDER,
-    ARP_TO_FARM,
-    ARP_TO_ALL,
+    ROUTER_ARP_TO_FARM,
+    ROUTER_ARP_TO_ALL,
     ANNOUNCEMENT,
-    IP_TO_FARM,
-    IP_TO_ALL,
+    ROUTER_IP_TO_FARM,
+    ROUTER_IP_TO_ALL,
     FORGED_MACHINE,
     ROUTED,
     ARP_FROM_FARM,

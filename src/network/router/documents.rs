@@ -26,6 +26,8 @@ pub enum DocumentName {
     Wireguard,
     /// The kernel's settings.
     Sysctl,
+    /// Whose turn it is, of two routers.
+    Keepalived,
 }
 
 impl DocumentName {
@@ -40,6 +42,7 @@ impl DocumentName {
             Self::Nftables => "nftables.conf",
             Self::Wireguard => "wireguard.conf",
             Self::Sysctl => "sysctl.conf",
+            Self::Keepalived => "keepalived.conf",
         }
     }
 }

@@ -6,8 +6,8 @@ use std::net::Ipv4Addr;
 use ipnet::Ipv4Net;
 use serde::Serialize;
 
-use super::{PublicSide, Router};
-use crate::network::MacAddress;
+use super::Router;
+use crate::network::{MacAddress, RouterSeat};
 
 /// Connections that the kernel remembers; each takes about 320 bytes of the router's memory.
 pub(super) const MOST_CONNECTIONS: u32 = 131_072;
@@ -41,13 +41,22 @@ struct Interfaces {
     vpn: Option<Tunnel>,
 }
 
+/// A card. Of two routers, which are told the same, each knows its own by the MAC address.
 #[derive(Serialize)]
 struct Card {
-    mac: String,
     mtu: u16,
-    addresses: Vec<String>,
+    cards: Vec<OwnCard>,
+    /// Those that come and go with the turn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<Ipv4Net>,
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<Ipv4Addr>,
+}
+
+#[derive(Serialize)]
+struct OwnCard {
+    mac: String,
+    addresses: Vec<Ipv4Net>,
 }
 
 #[derive(Serialize)]
@@ -57,35 +66,41 @@ struct Tunnel {
 }
 
 pub(super) fn document(router: &Router) -> String {
-    let gateway = router.farm.gateway();
-    let interfaces = Interfaces {
-        farm: Card {
-            mac: MacAddress::of(gateway).to_string(),
-            mtu: router.mtu,
-            addresses: vec![format!("{gateway}/24")],
-            gateway: None,
-        },
-        public: router.public.map(|public| public_card(router, public)),
-        vpn: router
-            .vpn
-            .as_ref()
-            .map(|_| Tunnel { mtu: router.mtu.saturating_sub(TUNNEL_OVERHEAD), routes: router.remote_networks() }),
-    };
+    let tunnel = |_| Tunnel { mtu: router.mtu.saturating_sub(TUNNEL_OVERHEAD), routes: router.remote_networks() };
+    let interfaces =
+        Interfaces { farm: farm_card(router), public: public_card(router), vpn: router.vpn.as_ref().map(tunnel) };
     // Texts and numbers by names that are texts: there is nothing that could fail.
     let mut text = serde_json::to_string_pretty(&interfaces).unwrap_or_default();
     text.push('\n');
     text
 }
 
-fn public_card(router: &Router, public: PublicSide) -> Card {
-    let elastic = router.elastic.keys().filter(|address| **address != public.address);
-    let own = format!("{}/{}", public.address, public.prefix);
+fn farm_card(router: &Router) -> Card {
+    let own = |seat: RouterSeat| {
+        let address = router.farm.router_address(seat);
+        OwnCard { mac: MacAddress::of(address).to_string(), addresses: vec![Ipv4Net::new_assert(address, 24)] }
+    };
+    let seats: &[RouterSeat] = if router.paired { &RouterSeat::PAIR } else { &[RouterSeat::Only] };
+    let gateway = router.paired.then(|| Ipv4Net::new_assert(router.farm.gateway(), 24));
     Card {
-        mac: MacAddress::of(public.address).to_string(),
-        mtu: 1500,
-        addresses: std::iter::once(own).chain(elastic.map(|address| format!("{address}/32"))).collect(),
-        gateway: Some(public.gateway),
+        mtu: router.mtu,
+        cards: seats.iter().copied().map(own).collect(),
+        shared: gateway.into_iter().collect(),
+        gateway: None,
     }
+}
+
+/// Both of two have the same card here, as the virtual router of RFC 9568 has one MAC address wherever it is. Only the one
+/// whose turn it is has an address, and sends.
+fn public_card(router: &Router) -> Option<Card> {
+    let public = router.public?;
+    let (shared, own): (Vec<_>, Vec<_>) = router.public_addresses().partition(|_| router.paired);
+    Some(Card {
+        mtu: 1500,
+        cards: vec![OwnCard { mac: MacAddress::of(public.address).to_string(), addresses: own }],
+        shared,
+        gateway: (!router.paired).then_some(public.gateway),
+    })
 }
 
 pub(super) fn sysctl() -> String {

@@ -6,6 +6,7 @@
 mod dnsmasq;
 mod documents;
 mod interfaces;
+mod keepalived;
 mod nftables;
 #[cfg(test)]
 mod samples;
@@ -35,6 +36,8 @@ pub const VPN_CARD: &str = "vpn";
 pub struct Router {
     /// The farm's network, whose gateway it is.
     pub farm: FarmNetwork,
+    /// It is one of two: both are told the same, and one at a time has the gateway's address and the public ones.
+    pub paired: bool,
     /// The farm's DNS domain.
     pub domain: DomainName,
     /// The largest packet of the farm's network, in bytes.
@@ -171,6 +174,7 @@ impl Router {
             (DocumentName::Nftables, nftables::document(self)),
             (DocumentName::Wireguard, wireguard::document(self)),
             (DocumentName::Sysctl, interfaces::sysctl()),
+            (DocumentName::Keepalived, keepalived::document(self)),
         ])
     }
 
@@ -178,6 +182,13 @@ impl Router {
     #[must_use]
     pub fn counters(&self) -> BTreeSet<String> {
         nftables::counters(self)
+    }
+
+    /// The public addresses, the router's own first, as they stand on its card.
+    fn public_addresses(&self) -> impl Iterator<Item = Ipv4Net> {
+        let own = self.public.map(|public| Ipv4Net::new_assert(public.address, public.prefix));
+        let elastic = self.elastic.keys().filter(move |address| own.is_some_and(|own| own.addr() != **address));
+        own.into_iter().chain(elastic.map(|address| Ipv4Net::from(*address)))
     }
 
     /// The networks of all other farms that tunnels lead to.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::interfaces::MOST_CONNECTIONS;
 use super::{EgressAction, EgressRule, FARM_CARD, Forward, PUBLIC_CARD, PublicPort, PublicSide, Router, VPN_CARD};
+use crate::network::RouterSeat;
 
 /// Of all connections that the kernel remembers, one machine may have an eighth.
 const MOST_OF_ONE: u32 = MOST_CONNECTIONS / 8;
@@ -205,8 +206,12 @@ fn leaving(router: &Router) -> Vec<String> {
 
 /// What the router itself takes.
 fn input(router: &Router) -> Vec<String> {
-    let mut rules = vec![
-        r#"iifname "lo" accept"#.to_owned(),
+    let mut rules = vec![r#"iifname "lo" accept"#.to_owned()];
+    if router.paired {
+        let [one, other] = RouterSeat::PAIR.map(|seat| router.farm.router_address(seat));
+        rules.push(format!(r#"iifname "{FARM_CARD}" ip saddr {{ {one}, {other} }} ip protocol 112 accept"#));
+    }
+    rules.extend([
         format!(r#"iifname "{FARM_CARD}" udp dport 53 counter name "dns""#),
         format!(r#"iifname "{FARM_CARD}" tcp dport 53 tcp flags syn counter name "dns""#),
         format!(r#"iifname "{FARM_CARD}" udp dport 67 counter name "dhcp""#),
@@ -215,7 +220,7 @@ fn input(router: &Router) -> Vec<String> {
         format!(r#"iifname "{FARM_CARD}" udp dport {{ 53, 67 }} accept"#),
         format!(r#"iifname "{FARM_CARD}" tcp dport 53 accept"#),
         "icmp type echo-request limit rate 50/second burst 50 packets accept".to_owned(),
-    ];
+    ]);
     if let Some(vpn) = &router.vpn {
         rules.push(format!(r#"iifname "{PUBLIC_CARD}" udp dport {} accept"#, vpn.port));
     }

@@ -23,6 +23,7 @@ pub(super) fn number(router: &Router, last: u8) -> HostNumber {
 pub(super) fn bare() -> Router {
     Router {
         farm: "172.16.7.0/24".parse().unwrap(),
+        paired: false,
         domain: "farm-a.example".parse().unwrap(),
         mtu: 1500,
         machines: BTreeMap::new(),
@@ -149,8 +150,9 @@ pub(super) fn any_router() -> impl Strategy<Value = Router> {
     let site = (btree_set(any::<u32>(), 0..3), btree_set(any_net(), 0..4), btree_set(any_net(), 0..4));
     let farm = (btree_map(any_number(), any_machine(), 0..20), option::of(any_vpn()));
     let ways = (vec(any_forward(), 0..20), btree_map(any::<u32>(), any_number(), 0..4), vec(any_egress(), 0..6));
-    (public, site, farm, ways).prop_map(
-        |(public, (dns, denied, admitted), (machines, vpn), (forwards, elastic, egress))| Router {
+    (any::<bool>(), public, site, farm, ways).prop_map(
+        |(paired, public, (dns, denied, admitted), (machines, vpn), (forwards, elastic, egress))| Router {
+            paired,
             public,
             dns: dns.into_iter().map(Ipv4Addr::from).collect(),
             denied,

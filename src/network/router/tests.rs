@@ -28,6 +28,23 @@ fn a_farm_without_a_public_address_is_let_out_nowhere() {
 }
 
 #[test]
+fn two_routers_are_told_whose_turn_it_is_and_nothing_else_is_another() {
+    let (alone, pair) = (full(), Router { paired: true, ..full() });
+    assert_eq!(changed(&alone, &pair), ["interfaces.json", "nftables.conf", "keepalived.conf"]);
+    assert_eq!(alone.documents().content(DocumentName::Keepalived), "");
+    for name in [DocumentName::Keepalived, DocumentName::Interfaces] {
+        insta::assert_snapshot!(format!("pair-{}", name.file()), pair.documents().content(name));
+    }
+    let wall = |router: &Router| router.documents().content(DocumentName::Nftables).to_owned();
+    let more: Vec<_> = wall(&pair).lines().map(str::to_owned).filter(|line| !wall(&alone).contains(line)).collect();
+    assert_eq!(
+        more,
+        ["\t\tiifname \"farm\" ip saddr { 172.16.7.253, 172.16.7.254 } ip protocol 112 accept"],
+        "nobody else is believed to be a router"
+    );
+}
+
+#[test]
 fn a_machine_more_changes_the_two_files_about_machines() {
     let before = full();
     let mut after = before.clone();

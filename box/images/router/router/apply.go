@@ -21,6 +21,8 @@ type Router struct {
 type Applied struct {
 	// Hash of the files that are in force now.
 	Hash string `json:"hash,omitempty"`
+	// Leads tells, of two routers, whether it is this one's turn.
+	Leads *bool `json:"leads,omitempty"`
 	// Missing names files whose contents have to be sent too.
 	Missing []string `json:"missing,omitempty"`
 	// File that is wrong, if one is, and what is wrong.
@@ -68,7 +70,7 @@ func (router Router) bundle() string { return filepath.Join(router.Folder, "bund
 // Apply puts the bundle in force that was taken, or tells why not.
 func (router Router) Apply() Applied {
 	missing, err := router.apply()
-	answer := Applied{Hash: router.inForce().overall(), Missing: missing}
+	answer := Applied{Hash: router.inForce().overall(), Leads: router.leads(), Missing: missing}
 	if err != nil {
 		answer.Error = err.Error()
 		var fault Fault
@@ -136,6 +138,7 @@ func (router Router) enforce(bundle *Bundle, current string, done Hashes, change
 		{[]string{Sysctl}, router.System.Settings, []string{Sysctl}},
 		{[]string{Nftables}, router.System.Wall, []string{Nftables}},
 		{[]string{Interfaces}, router.System.Cards, nil},
+		{[]string{Interfaces, Keepalived}, router.System.Elect, []string{Keepalived}},
 		{[]string{Interfaces, Wireguard}, router.System.Tunnel, []string{Interfaces, Wireguard}},
 		{[]string{Dnsmasq}, router.System.ServeAnew, []string{Dnsmasq}},
 		{[]string{Hosts, Reservations}, router.System.Serve, []string{Hosts, Reservations}},

@@ -24,9 +24,10 @@ const (
 	Nftables     = "nftables.conf"
 	Wireguard    = "wireguard.conf"
 	Sysctl       = "sysctl.conf"
+	Keepalived   = "keepalived.conf"
 )
 
-var all = []string{Dnsmasq, Hosts, Reservations, Interfaces, Nftables, Sysctl, Wireguard}
+var all = []string{Dnsmasq, Hosts, Reservations, Interfaces, Keepalived, Nftables, Sysctl, Wireguard}
 
 // Bundle is what is to be in force: the hash of every file, and the contents of those that changed.
 type Bundle struct {

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // Cards is what interfaces.json says.
@@ -17,12 +18,19 @@ type Cards struct {
 	VPN    *Tunnel `json:"vpn,omitempty"`
 }
 
-// Card is a network card, known by its MAC address.
+// Card is a network card: the one of these that is there.
 type Card struct {
+	MTU   int       `json:"mtu"`
+	Cards []OwnCard `json:"cards"`
+	// Shared are addresses that come and go with the turn.
+	Shared  []netip.Prefix `json:"shared,omitempty"`
+	Gateway *netip.Addr    `json:"gateway,omitempty"`
+}
+
+// OwnCard is the card of one of the routers that are told the same, known by its MAC address.
+type OwnCard struct {
 	MAC       string         `json:"mac"`
-	MTU       int            `json:"mtu"`
 	Addresses []netip.Prefix `json:"addresses"`
-	Gateway   *netip.Addr    `json:"gateway,omitempty"`
 }
 
 // Tunnel is where other farms are.
@@ -85,28 +93,37 @@ func (Linux) Cards(folder string) error {
 	return nil
 }
 
-// Tunnel makes the tunnel and its routes what the files say.
+// Tunnel makes the tunnel and its routes what the files say. Of two routers one at a time has it.
 func (Linux) Tunnel(folder string) error {
 	cards, err := readInterfaces(filepath.Join(folder, Interfaces))
 	if err != nil {
 		return err
 	}
-	return cards.VPN.enforce(filepath.Join(folder, Wireguard))
+	return cards.VPN.enforce(filepath.Join(folder, Wireguard), leads(folder))
+}
+
+// find tells which of the cards is there, and what is known of it.
+func (card Card) find() (int, *link, error) {
+	links, err := ask[link]("address", "show")
+	if err != nil {
+		return 0, nil, err
+	}
+	var wanted []string
+	for seat, own := range card.Cards {
+		for i := range links {
+			if links[i].MAC == own.MAC {
+				return seat, &links[i], nil
+			}
+		}
+		wanted = append(wanted, own.MAC)
+	}
+	return 0, nil, fmt.Errorf("no card has the address %s", strings.Join(wanted, " or "))
 }
 
 func (card Card) enforce(name string) error {
-	links, err := ask[link]("address", "show")
+	seat, found, err := card.find()
 	if err != nil {
 		return err
-	}
-	var found *link
-	for i := range links {
-		if links[i].MAC == card.MAC {
-			found = &links[i]
-		}
-	}
-	if found == nil {
-		return fmt.Errorf("no card has the address %s", card.MAC)
 	}
 	if found.Name != name {
 		if err := errors.Join(do("ip", "link", "set", found.Name, "down"), do("ip", "link", "set", found.Name, "name", name)); err != nil {
@@ -116,7 +133,7 @@ func (card Card) enforce(name string) error {
 	if err := do("ip", "link", "set", name, "mtu", fmt.Sprint(card.MTU), "up"); err != nil {
 		return err
 	}
-	if err := card.addresses(name, found); err != nil {
+	if err := card.addresses(name, card.Cards[seat].Addresses, found); err != nil {
 		return err
 	}
 	if card.Gateway != nil {
@@ -125,7 +142,7 @@ func (card Card) enforce(name string) error {
 	return nil
 }
 
-func (card Card) addresses(name string, now *link) error {
+func (card Card) addresses(name string, own []netip.Prefix, now *link) error {
 	there := map[netip.Prefix]bool{}
 	for _, address := range now.Address {
 		if address.Family != "inet" {
@@ -133,7 +150,7 @@ func (card Card) addresses(name string, now *link) error {
 		}
 		there[netip.PrefixFrom(address.Local, address.Prefix)] = true
 	}
-	for _, address := range card.Addresses {
+	for _, address := range own {
 		if there[address] {
 			delete(there, address)
 			continue
@@ -143,6 +160,9 @@ func (card Card) addresses(name string, now *link) error {
 		}
 		// Who knew another owner of the address hears of this one. Nobody has to.
 		_, _ = run("arping", "-U", "-c", "1", "-I", name, address.Addr().String())
+	}
+	for _, address := range card.Shared {
+		delete(there, address)
 	}
 	for address := range there {
 		if err := do("ip", "address", "del", address.String(), "dev", name); err != nil {
@@ -154,8 +174,8 @@ func (card Card) addresses(name string, now *link) error {
 
 const tunnel = "vpn"
 
-// enforce makes the tunnel, or removes it.
-func (wanted *Tunnel) enforce(file string) error {
+// enforce makes the tunnel, or removes it. One that is down is ready, and says nothing.
+func (wanted *Tunnel) enforce(file string, up bool) error {
 	_, err := os.Stat("/sys/class/net/" + tunnel)
 	there := err == nil
 	if wanted == nil {
@@ -171,6 +191,9 @@ func (wanted *Tunnel) enforce(file string) error {
 	}
 	if err := wireguard("syncconf", tunnel, file); err != nil {
 		return err
+	}
+	if !up {
+		return do("ip", "link", "set", tunnel, "down")
 	}
 	if err := do("ip", "link", "set", tunnel, "mtu", fmt.Sprint(wanted.MTU), "up"); err != nil {
 		return err

@@ -23,6 +23,12 @@ type System interface {
 	Wall(folder string) error
 	// Cards are the farm's and the public one, with addresses and the way on.
 	Cards(folder string) error
+	// Elect lets two routers agree whose turn it is.
+	Elect(folder string) error
+	// Leads tells whether it is this one's; nil: it is alone.
+	Leads(folder string) *bool
+	// Turn does what depends on whose turn it is.
+	Turn(folder string) error
 	// Tunnel leads to other farms.
 	Tunnel(folder string) error
 	// ServeAnew starts DNS and DHCP with another configuration.
@@ -86,6 +92,7 @@ func (Linux) Check(folder string, changed func(string) bool) error {
 		{Nftables, func(file string) error { return do("nft", "--check", "--file", file) }},
 		{Dnsmasq, func(file string) error { return do("dnsmasq", "--test", "--conf-file="+file) }},
 		{Wireguard, checkTunnels},
+		{Keepalived, checkElection},
 	} {
 		if !changed(check.name) {
 			continue
@@ -156,9 +163,11 @@ func (Linux) Wall(folder string) error {
 }
 
 // ServeAnew ends the server; init starts it again.
-func (Linux) ServeAnew(string) error {
-	if err := os.WriteFile("/run/router/serves", nil, 0o644); err != nil {
-		return err
+func (Linux) ServeAnew(folder string) error {
+	if leads(folder) {
+		if err := os.WriteFile(serving, nil, 0o644); err != nil {
+			return err
+		}
 	}
 	_, _ = run("killall", "-TERM", "dnsmasq") // there may be none yet
 	return nil

@@ -27,6 +27,9 @@ func (system fake) Check(string, func(string) bool) error { return system.fails[
 func (system fake) Settings(string) error                 { return system.step("settings") }
 func (system fake) Wall(string) error                     { return system.step("wall") }
 func (system fake) Cards(string) error                    { return system.step("cards") }
+func (system fake) Elect(string) error                    { return system.step("elect") }
+func (system fake) Leads(string) *bool                    { return nil }
+func (system fake) Turn(string) error                     { return system.step("turn") }
 func (system fake) Tunnel(string) error                   { return system.step("tunnel") }
 func (system fake) ServeAnew(string) error                { return system.step("serve anew") }
 func (system fake) Serve(string) error                    { return system.step("serve") }
@@ -90,7 +93,7 @@ func TestEverythingIsPutInForceOnceAndThenWhatChanged(t *testing.T) {
 	if answer.Error != "" || answer.Hash != bundle(contents).Hash {
 		t.Fatalf("%+v", answer)
 	}
-	did(t, system, "settings", "wall", "cards", "tunnel", "serve anew", "serve", "forward")
+	did(t, system, "settings", "wall", "cards", "elect", "tunnel", "serve anew", "serve", "forward")
 	apply(t, router, (text(t, bundle(contents))))
 	did(t, system, "forward")
 	contents[Hosts] = "two"
@@ -146,7 +149,7 @@ func TestWhatWasCutOffIsFinished(t *testing.T) {
 	if answer.Error != "" || answer.Hash == "" {
 		t.Fatalf("%+v", answer)
 	}
-	did(t, system, "cards", "tunnel", "serve anew", "serve", "forward")
+	did(t, system, "cards", "elect", "tunnel", "serve anew", "serve", "forward")
 }
 
 func TestABundleThatIsNoneIsRefused(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
@@ -13,6 +14,8 @@ import (
 type State struct {
 	Hash      string `json:"hash,omitempty"`
 	Documents Hashes `json:"documents"`
+	// Leads tells, of two routers, whether it is this one's turn.
+	Leads *bool `json:"leads,omitempty"`
 	// Peers at the other ends of tunnels, by public key.
 	Peers map[string]Peer `json:"peers,omitempty"`
 }
@@ -44,7 +47,11 @@ type Peer struct {
 // State tells what is in force.
 func (router Router) State() State {
 	hashes := router.inForce()
-	return State{Hash: hashes.overall(), Documents: hashes, Peers: router.System.Peers()}
+	return State{Hash: hashes.overall(), Documents: hashes, Leads: router.leads(), Peers: router.System.Peers()}
+}
+
+func (router Router) leads() *bool {
+	return router.System.Leads(filepath.Join(router.Folder, "current"))
 }
 
 // Count tells what was counted: of the counters, in the order of their names, those from a number on.
