@@ -15,7 +15,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use self::isolation::IsolationMetrics;
 use self::routers::RouterMetrics;
-pub use self::routers::{Counted, CountedPeer};
+pub use self::routers::{Counted, CountedPeer, RouterMachines};
 use crate::api::Phase;
 use crate::libvirt::CallObserver;
 

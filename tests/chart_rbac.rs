@@ -321,6 +321,7 @@ async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
         json!({"spec": {"elasticIP": null}}),
         json!({"spec": {"elasticIP": {"address": "198.51.100.20"}}}),
         json!({"spec": {"elasticIP": null, "router": null}}),
+        json!({"spec": {"router": {"replicas": 2}}}),
         json!({"spec": {"quota": {"instances": 200}}}),
         json!({"spec": {"quota": null}}),
         json!({"spec": {"network": {"domain": "bank.example"}}}),

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Bandwidth, Bytes, DiskFormat, HypervisorClass};
+use crate::network::RouterSeat;
 
 /// A machine of a farm. Its domain's UUID is this object's `metadata.uid`; its address and MAC are given, never chosen.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -286,6 +287,9 @@ pub struct StartFailure {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RouterRole {
+    /// Which of the farm's routers it is.
+    #[serde(default)]
+    pub seat: RouterSeat,
     /// Its public address, and those that it answers to besides; none: it has no card in the public network.
     #[serde(default, rename = "publicIPs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]

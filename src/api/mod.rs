@@ -34,7 +34,7 @@ pub use machine::{
 };
 pub use router::{
     AppliedConfig, EgressAction, EgressRule, ElasticIp, FarmPeer, FarmRef, FarmVpn, MachineRef, PeerStatus,
-    PortForward, PortProtocol, RouterTemplate, VRouter, VRouterSpec, VRouterStatus, VpnStatus,
+    PortForward, PortProtocol, RouterTemplate, Standby, VRouter, VRouterSpec, VRouterStatus, VpnStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;

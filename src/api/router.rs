@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
+use crate::network::RouterSeat;
 
 /// An IPv4 address. A pattern and no CEL rule: a router has a thousand of them.
 pub(super) const IPV4: &str =
@@ -61,9 +62,13 @@ pub struct VRouterSpec {
 }
 
 /// What a farm says of its router.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RouterTemplate {
+    /// How many machines the router is: of two, on two hosts, one works, and the other takes its turn when that is gone.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 2))]
+    pub replicas: i32,
     /// Ports of the public address that lead to machines. Everything else that comes from outside is dropped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
@@ -77,6 +82,20 @@ pub struct RouterTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub egress: Vec<EgressRule>,
+}
+
+impl Default for RouterTemplate {
+    fn default() -> Self {
+        Self { replicas: one(), forwards: Vec::new(), vpn: None, egress: Vec::new() }
+    }
+}
+
+impl RouterTemplate {
+    /// What its machines are.
+    #[must_use]
+    pub fn seats(&self) -> &'static [RouterSeat] {
+        if self.replicas > 1 { &RouterSeat::PAIR } else { &[RouterSeat::Only] }
+    }
 }
 
 /// Tunnels to other farms, by WireGuard: their machines and this farm's reach each other.
@@ -237,6 +256,16 @@ pub struct AppliedConfig {
     pub time: Time,
 }
 
+/// The other one of two routers.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+pub struct Standby {
+    /// Name of the machine that it is.
+    pub machine: String,
+    /// What it works by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<AppliedConfig>,
+}
+
 /// What others have to know to reach a farm by a tunnel, and what is known of them.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase", default)]
@@ -281,16 +310,19 @@ pub struct VRouterStatus {
     /// The public address of one machine.
     #[serde(rename = "elasticIP", skip_serializing_if = "Option::is_none")]
     pub elastic_ip: Option<String>,
-    /// Name of the machine that it is.
+    /// Name of the machine that it is; of two, the one whose turn it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
     /// What it works by.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<AppliedConfig>,
+    /// The other one of two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standby: Option<Standby>,
     /// What others have to know to reach its farm by a tunnel, and what is known of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vpn: Option<VpnStatus>,
-    /// `Ready`, `AddressesReady`, `ConfigApplied`, `TargetsFound`, `PeersJoined`, `Deleting`.
+    /// `Ready`, `AddressesReady`, `ConfigApplied`, `Redundant`, `TargetsFound`, `PeersJoined`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -18,7 +18,19 @@ type Farm = (String, String);
 pub struct RouterMetrics(Arc<Counts>);
 
 #[derive(Debug, Default)]
-struct Counts(Mutex<BTreeMap<Farm, Counted>>);
+struct Counts {
+    counted: Mutex<BTreeMap<Farm, Counted>>,
+    machines: Mutex<BTreeMap<Farm, RouterMachines>>,
+}
+
+/// How many machines a router is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouterMachines {
+    /// How many work, or would if it were their turn.
+    pub ready: u64,
+    /// How many there are to be.
+    pub desired: u64,
+}
 
 /// What a router counted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,24 +66,34 @@ impl RouterMetrics {
 
     /// A router counted this.
     pub fn set(&self, farm: Farm, counted: Counted) {
-        self.0.lock().insert(farm, counted);
+        lock(&self.0.counted).insert(farm, counted);
+    }
+
+    /// So many machines are a farm's router.
+    pub fn set_machines(&self, farm: Farm, machines: RouterMachines) {
+        lock(&self.0.machines).insert(farm, machines);
     }
 
     /// A farm has no router that counts.
+    pub fn stops_counting(&self, farm: &Farm) {
+        lock(&self.0.counted).remove(farm);
+    }
+
+    /// A farm has no router.
     pub fn forget(&self, farm: &Farm) {
-        self.0.lock().remove(farm);
+        self.stops_counting(farm);
+        lock(&self.0.machines).remove(farm);
     }
 }
 
-impl Counts {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Farm, Counted>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(of_farms: &Mutex<BTreeMap<Farm, T>>) -> MutexGuard<'_, BTreeMap<Farm, T>> {
+    of_farms.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Collector for Counts {
     fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
-        let counts = self.lock();
+        let machines = lock(&self.machines);
+        let counts = lock(&self.counted);
         let farms = || counts.iter().map(|(farm, counted)| (of(farm), counted));
         let counters = |which: usize| {
             farms().flat_map(move |([namespace, farm], counted)| {
@@ -90,6 +112,14 @@ impl Collector for Counts {
             })
         };
         let mut family = Family { encoder: &mut encoder };
+        let ready = machines.iter().map(|(farm, machines)| (of(farm), machines.ready));
+        family.gauges(
+            "router_machines_ready",
+            "Machines of a router that work, or would if it were their turn",
+            ready,
+        )?;
+        let desired = machines.iter().map(|(farm, machines)| (of(farm), machines.desired));
+        family.gauges("router_machines_desired", "Machines that a router is to be", desired)?;
         let gauges = farms().map(|(labels, counted)| (labels, counted.connections));
         family.gauges("router_connections", "Connections that a router remembers", gauges)?;
         let gauges = farms().map(|(labels, counted)| (labels, counted.most_connections));
@@ -166,10 +196,13 @@ mod tests {
             peers: BTreeMap::from([("far".to_owned(), peer)]),
         };
         metrics.routers.set(farm.clone(), counted);
+        metrics.routers.set_machines(farm.clone(), RouterMachines { ready: 1, desired: 2 });
         let page = metrics.encode().unwrap();
         let of_farm = r#"namespace="tenant",farm="farm-a""#;
         for line in [
             format!("cascina_router_connections{{{of_farm}}} 3\n"),
+            format!("cascina_router_machines_ready{{{of_farm}}} 1\n"),
+            format!("cascina_router_machines_desired{{{of_farm}}} 2\n"),
             format!("cascina_router_packets_total{{{of_farm},counter=\"forward-tcp-80\"}} 7\n"),
             format!("cascina_router_bytes_total{{{of_farm},counter=\"forward-tcp-80\"}} 700\n"),
             format!("cascina_router_vpn_last_handshake_timestamp_seconds{{{of_farm},peer=\"far\"}} 955\n"),

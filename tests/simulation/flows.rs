@@ -180,6 +180,37 @@ pub const FLOWS: &[Flow] = &[
         ],
     },
     Flow {
+        name: "give a farm two routers, then one",
+        start: with_router,
+        acts: &[
+            act(0, |live, _| live.patch_farm(&json!({"router": {"replicas": 2}}))),
+            act(120, |live, _| live.patch_farm(&json!({"router": {"replicas": 1}}))),
+        ],
+    },
+    Flow {
+        name: "kill one of two routers and move the other's address",
+        start: with_two_routers,
+        acts: &[
+            act(0, |live, _| live.crash("tenant/farm-router-0")),
+            act(0, |live, _| live.patch_farm(&json!({"publicIP": "198.51.100.25"}))),
+        ],
+    },
+    Flow {
+        name: "lose the host of one of two routers",
+        start: with_two_routers,
+        acts: &[
+            act(0, |live, _| live.power("service-1", false)),
+            act(60, |live, _| live.fence("service-1", Some("true"))),
+            act(60, |live, _| live.power("service-1", true)),
+            act(30, |live, _| live.fence("service-1", None)),
+        ],
+    },
+    Flow {
+        name: "delete a farm with two routers",
+        start: with_two_routers,
+        acts: &[act(0, |live, _| live.delete("virtualfarms", "tenant", "farm"))],
+    },
+    Flow {
         name: "change an image",
         start: with_farm,
         acts: &[act(0, |live, _| {
@@ -192,6 +223,14 @@ pub const FLOWS: &[Flow] = &[
 pub fn with_router() -> &'static Datacentre {
     static SITE: OnceLock<Datacentre> = OnceLock::new();
     SITE.get_or_init(|| settled(empty(), &[act(0, |live, _| live.create_routed_farm())]))
+}
+
+/// The same with two routers, at rest.
+pub fn with_two_routers() -> &'static Datacentre {
+    static SITE: OnceLock<Datacentre> = OnceLock::new();
+    SITE.get_or_init(|| {
+        settled(with_router(), &[act(0, |live, _| live.patch_farm(&json!({"router": {"replicas": 2}})))])
+    })
 }
 
 /// A site without farms, at rest.

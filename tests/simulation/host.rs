@@ -316,6 +316,7 @@ impl Host for Way {
             if !world.answers(name, uuid, now) {
                 return Ok(None);
             }
+            world.routers_agree();
             let domain = world.host(name).domains.get_mut(&uuid);
             let answer = domain.map(|domain| {
                 let before = domain.router.hash.clone();

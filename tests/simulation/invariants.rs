@@ -20,7 +20,8 @@ pub struct Violations {
 }
 
 impl World {
-    fn violated(&mut self, what: String) {
+    /// Something is that must never be.
+    pub fn violated(&mut self, what: String) {
         self.violations.found.push(what);
     }
 

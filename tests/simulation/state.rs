@@ -42,7 +42,8 @@ fn of_status(kind: &str, status: &Value) -> Value {
     let fields: &[&str] = match kind {
         "VirtualMachine" => &["phase", "flavour", "image"],
         "VirtualFarm" => &["network", "machines", "addressesUsed", "addressesAvailable", "quotaUsed"],
-        "VRouter" => &["publicIP", "elasticIP", "machine"],
+        // Whose turn it is, of two routers, is theirs to agree on.
+        "VRouter" => &["publicIP", "elasticIP"],
         "Hypervisor" => &["phase", "capacity", "allocatable", "cachedImages"],
         "Image" => &["phase", "revision", "size", "hosts"],
         _ => &[],
@@ -147,8 +148,13 @@ fn misled_routers(site: &Datacentre) -> Vec<String> {
             .any(|condition| condition["type"] == "ConfigApplied" && condition["status"] == "True");
         if !applied {
             faults.push(format!("router {name} is at rest and was not told what to do"));
-        } else if !guests.any(|guest| status["config"]["hash"] == *guest.router.hash) {
+        } else if !guests
+            .any(|guest| status["config"]["hash"] == *guest.router.hash && guest.router.leads != Some(false))
+        {
             faults.push(format!("router {name} doesn't work by {}", status["config"]["hash"]));
+        }
+        if router["spec"]["replicas"] == 2 && status["standby"]["config"]["hash"] != status["config"]["hash"] {
+            faults.push(format!("router {name} has nobody who would do as well: {}", status["conditions"]));
         }
     }
     faults

@@ -30,14 +30,14 @@ pub struct Addresses {
 }
 
 /// Gives every machine without an address the lowest that nobody has, oldest machine first. Machines on their way out
-/// keep theirs until they are gone; an address is never taken from a machine. What is `left_behind` may still be used on
-/// a host that was lost, and is given to nobody.
+/// keep theirs until they are gone; an address is never taken from a machine. What is `kept_back` is given to nobody: it may
+/// still be used on a host that was lost, or be a router's.
 #[must_use]
 pub fn give(
     network: FarmNetwork,
     machines: &[Arc<VirtualMachine>],
     promised: &Promises,
-    left_behind: &BTreeSet<Ipv4Addr>,
+    kept_back: &BTreeSet<Ipv4Addr>,
 ) -> Addresses {
     let mut plan = Addresses::default();
     let mut oldest_first: Vec<_> = machines.iter().collect();
@@ -57,8 +57,8 @@ pub fn give(
             Some(_) => plan.conflicts.push(format!("the address of {} is none of {network}", machine.name_any())),
         }
     }
-    let lost = left_behind.iter().copied().filter(|address| network.is_machine_address(*address));
-    let mut taken: BTreeSet<_> = owners.keys().copied().chain(lost).collect();
+    let kept_back = kept_back.iter().copied().filter(|address| network.is_machine_address(*address));
+    let mut taken: BTreeSet<_> = owners.keys().copied().chain(kept_back).collect();
     // A promise to a machine that is still there holds, whether or not it has been written.
     let promise = |machine: &VirtualMachine| machine.uid().and_then(|uid| promised.get(&uid).copied());
     let waiting = || oldest_first.iter().filter(|machine| address_of(machine).is_none());

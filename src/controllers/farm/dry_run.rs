@@ -92,7 +92,7 @@ fn places(view: &View, mut world: World, gone: &[Option<String>], new: Vec<Virtu
     };
     if let Ok(network) = &view.network {
         let own: Vec<_> = world.machines.iter().filter(|machine| ours(machine)).cloned().collect();
-        for (machine, address) in give(*network, &own, &view.promised, &view.left_behind).gifts {
+        for (machine, address) in give(*network, &own, &view.promised, &view.kept_back(*network)).gifts {
             for known in world.machines.iter_mut().filter(|known| known.uid() == machine.uid()) {
                 Arc::make_mut(known).status.get_or_insert_default().address = Some(address.to_string());
             }

@@ -54,7 +54,7 @@ pub fn plan(view: &View) -> Plan {
     }
     let mut plan = Plan::default();
     let Ok(network) = &view.network else { return plan };
-    let addresses = give(*network, &view.own_machines(), &view.promised, &view.left_behind);
+    let addresses = give(*network, &view.own_machines(), &view.promised, &view.kept_back(*network));
     plan.addresses_used = addresses.used;
     plan.steps
         .extend(addresses.gifts.iter().map(|(machine, address)| Step::GiveAddress(Arc::clone(machine), *address)));

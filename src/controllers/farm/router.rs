@@ -1,5 +1,7 @@
 //! The farm's router: whether there is one, as the farm's spec says, and which address it has. Pure.
 
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
@@ -9,7 +11,7 @@ use super::plan::Step;
 use crate::api::conditions::{READY, State, find};
 use crate::api::{FARM_LABEL, FINALIZER, VRouter, VRouterSpec, VirtualFarm, VirtualMachine};
 use crate::controllers::placement::plan::Wait;
-use crate::network::FarmNetwork;
+use crate::network::{FarmNetwork, RouterSeat};
 
 /// Condition of a farm that has a router: it does its work.
 pub const ROUTER_READY: &str = "RouterReady";
@@ -32,28 +34,55 @@ pub fn plan_router(view: &View, network: FarmNetwork) -> (Vec<Step>, Vec<Wait>) 
         Some(router) if !wanted => steps.push(Step::DeleteRouter(Arc::clone(router))),
         Some(router) => steps.extend(changed(router, &view.farm).map(|router| Step::ChangeRouter(Box::new(router)))),
     }
-    match seat(view, network) {
-        Ok(gift) => steps.extend(gift.map(|machine| Step::GiveAddress(machine, network.gateway()))),
-        Err(wait) => troubles.push(wait),
+    for machine in view.own_routers().iter().filter(|machine| !has_address(machine) && is_there(machine)) {
+        match address(view, network, machine) {
+            Ok(address) => steps.extend(address.map(|address| Step::GiveAddress(Arc::clone(machine), address))),
+            Err(wait) => troubles.push(wait),
+        }
     }
     (steps, troubles)
 }
 
-/// The router's machine that gets the gateway's address now. While an earlier one may still run with it, nobody does.
-fn seat(view: &View, network: FarmNetwork) -> Result<Option<Arc<VirtualMachine>>, Wait> {
-    let routers = view.own_routers();
-    let has_address =
-        |machine: &&Arc<VirtualMachine>| machine.status.as_ref().is_some_and(|status| status.address.is_some());
-    let waits = routers.iter().find(|machine| !has_address(machine) && machine.metadata.deletion_timestamp.is_none());
-    match waits {
-        Some(_) if view.left_behind.contains(&network.gateway()) => {
-            let problem = "the farm's last router may still run on a host that is lost: annotate the host with \
-                           cascina.dev/fenced once it is surely off";
-            Err(Wait::new("GatewayLeftBehind", problem))
+fn has_address(machine: &VirtualMachine) -> bool {
+    machine.status.as_ref().is_some_and(|status| status.address.is_some())
+}
+
+fn is_there(machine: &VirtualMachine) -> bool {
+    machine.metadata.deletion_timestamp.is_none()
+}
+
+/// The address that a router gets now. While an earlier one may still run with it, or with the gateway's and without knowing of
+/// this one, nobody does.
+fn address(view: &View, network: FarmNetwork, machine: &VirtualMachine) -> Result<Option<Ipv4Addr>, Wait> {
+    let seat = machine.router().map(|role| role.seat).unwrap_or_default();
+    let address = network.router_address(seat);
+    let alone = network.router_address(RouterSeat::Only);
+    let forbidden: Vec<_> = match seat {
+        RouterSeat::Only => {
+            RouterSeat::PAIR.map(|other| network.router_address(other)).into_iter().chain([alone]).collect()
         }
-        Some(machine) if !routers.iter().any(|other| has_address(&other)) => Ok(Some(Arc::clone(machine))),
-        _ => Ok(None),
+        RouterSeat::First | RouterSeat::Second => vec![address, alone],
+    };
+    if forbidden.iter().any(|forbidden| view.left_behind.contains(forbidden)) {
+        let problem = "the farm's last router may still run on a host that is lost: annotate the host with \
+                       cascina.dev/fenced once it is surely off";
+        return Err(Wait::new("GatewayLeftBehind", problem));
     }
+    let is_taken = |other: &&Arc<VirtualMachine>| {
+        let theirs = other.status.as_ref().and_then(|status| status.address.as_ref()?.parse::<Ipv4Addr>().ok());
+        theirs == Some(address)
+    };
+    if let Some(other) = view.own_machines().iter().find(is_taken) {
+        let other = other.name_any();
+        let problem = format!(
+            "machine {other} has {address}, which one of two routers needs: delete it, or give the farm one router"
+        );
+        return Err(Wait::new("RouterAddressTaken", problem));
+    }
+    // Whoever is alone has to be: of a pair that leaves one may have the gateway's address.
+    let routers = view.own_routers();
+    let in_the_way = |other: &&Arc<VirtualMachine>| has_address(other) && (seat == RouterSeat::Only || is_taken(other));
+    Ok(routers.iter().find(in_the_way).is_none().then_some(address))
 }
 
 /// Whether the farm made this router.
@@ -101,7 +130,15 @@ pub fn router_ready(view: &View) -> Option<State> {
 }
 
 impl View {
-    /// The machines that are the farm's router: one, and another on its way out.
+    /// Addresses that no machine is given: those that may be in use on hosts that are lost, and those of two routers.
+    #[must_use]
+    pub fn kept_back(&self, network: FarmNetwork) -> BTreeSet<Ipv4Addr> {
+        let seats = self.farm.spec.router.iter().flat_map(|router| router.seats());
+        let routers = seats.map(|seat| network.router_address(*seat));
+        routers.chain(self.left_behind.iter().copied()).collect()
+    }
+
+    /// The machines that are the farm's routers, and those on their way out.
     #[must_use]
     pub fn own_routers(&self) -> Vec<Arc<VirtualMachine>> {
         let name = self.farm.name_any();

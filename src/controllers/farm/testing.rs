@@ -15,7 +15,7 @@ use super::plan::{Plan, Step, plan};
 use crate::api::conditions::{READY, State, stamp};
 use crate::api::{MachineGroup, Phase, RouterRole, VRouter, VirtualFarm, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::placement::plan::{Amount, Budget};
-use crate::network::MacAddress;
+use crate::network::{MacAddress, RouterSeat};
 
 pub fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_800_000_000 + second).unwrap()
@@ -98,8 +98,13 @@ pub fn leaving(mut machine: VirtualMachine) -> VirtualMachine {
 }
 
 /// The machine that is the farm's router.
-pub fn appointed(mut machine: VirtualMachine) -> VirtualMachine {
-    machine.status.get_or_insert_default().router = Some(RouterRole::default());
+pub fn appointed(machine: VirtualMachine) -> VirtualMachine {
+    seated(machine, RouterSeat::Only)
+}
+
+/// A machine that is one of the farm's routers.
+pub fn seated(mut machine: VirtualMachine, seat: RouterSeat) -> VirtualMachine {
+    machine.status.get_or_insert_default().router = Some(RouterRole { seat, ..RouterRole::default() });
     machine
 }
 

@@ -20,6 +20,7 @@ use crate::api::{
 };
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::testing as site;
+use crate::network::RouterSeat;
 
 fn workers(replicas: i32) -> VirtualFarm {
     with_group(farm(), group("workers", replicas))
@@ -440,4 +441,37 @@ fn only_the_router_gets_the_gateways_address_and_it_is_no_machine_of_the_farm() 
     let status = status(&counted.0, &counted.plan(), at(9));
     assert_eq!((status.machines.as_deref(), status.addresses_used), (Some("0/0"), Some(0)));
     assert_eq!(find(&status.conditions, READY).unwrap().reason, "RouterNotReady");
+}
+
+#[test]
+fn two_routers_have_addresses_of_their_own_which_no_machine_is_given() {
+    let mut farm = routed(workers(0));
+    farm.spec.router.as_mut().unwrap().replicas = 2;
+    let router = its_router(&farm);
+    let at_work = || given(farm.clone()).routed_by(router.clone());
+    let first = || seated(bare("farm-a-router-0", 0), RouterSeat::First);
+    let second = || seated(bare("farm-a-router-1", 0), RouterSeat::Second);
+    let both = ["farm-a-router-0 gets 172.16.1.253", "farm-a-router-1 gets 172.16.1.254"];
+    at_work().with(first()).with(second()).plans(both);
+
+    // While one that is alone goes on, the second gets ready; one that is to be alone waits for all others.
+    let alone = addressed(appointed(bare("farm-a-router-0", 0)), "172.16.1.1");
+    at_work().with(alone).with(second()).plans(["farm-a-router-1 gets 172.16.1.254"]);
+    let leaving_second = leaving(addressed(second(), "172.16.1.254"));
+    at_work().with(appointed(bare("farm-a-router-0", 0))).with(leaving_second).plans([]);
+
+    // What may still run on a lost host keeps its place, not the other's.
+    let mut lost = at_work().with(first()).with(second());
+    lost.0.left_behind = ["172.16.1.253".parse().unwrap()].into();
+    let plan = lost.plan();
+    assert_eq!((words(&plan), plan.troubles[0].reason), (vec![both[1].to_owned()], "GatewayLeftBehind"));
+    lost.0.left_behind = ["172.16.1.1".parse().unwrap()].into();
+    assert_eq!(words(&lost.plan()), Vec::<String>::new(), "one that was alone knows of no other");
+
+    let squatter = addressed(bare("login", 0), "172.16.1.253");
+    let taken = at_work().with(squatter).with(first()).plan();
+    assert_eq!((words(&taken), taken.troubles[0].reason), (vec![], "RouterAddressTaken"));
+    let network = "172.16.1.0/24".parse().unwrap();
+    let kept: Vec<_> = at_work().0.kept_back(network).into_iter().map(|address| address.octets()[3]).collect();
+    assert_eq!(kept, [253, 254]);
 }

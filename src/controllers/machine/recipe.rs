@@ -190,14 +190,16 @@ pub fn uid(machine: &VirtualMachine) -> Result<Uuid, Refusal> {
     uid.ok_or_else(|| Refusal::new("NoUid", "the object has no uid that is a UUID"))
 }
 
-/// The machine's address, which is one of its farm's; a router's is the gateway's.
+/// The machine's address, which is one of its farm's; a router's follows from its seat.
 fn address_in_farm(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<Ipv4Addr, Refusal> {
     let not_ready = || Refusal::new("NetworkNotReady", "the farm has no network or the machine no address yet");
     let network = farm.status.as_ref().and_then(|status| status.network.as_deref()).ok_or_else(not_ready)?;
     let network: FarmNetwork = network.parse().map_err(|_| not_ready())?;
     let address: Ipv4Addr = status.address.as_deref().and_then(|text| text.parse().ok()).ok_or_else(not_ready)?;
-    let is_right =
-        if status.router.is_some() { address == network.gateway() } else { network.is_machine_address(address) };
+    let is_right = match &status.router {
+        Some(role) => address == network.router_address(role.seat),
+        None => network.is_machine_address(address),
+    };
     if !is_right {
         let message = format!("the address {address} is not one of the farm's network {network}; delete the machine");
         return Err(Refusal::new("WrongAddress", message));

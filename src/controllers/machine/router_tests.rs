@@ -13,7 +13,7 @@ use crate::api::{
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{farm, host, machine, running_on};
 use crate::libvirt::{DomainForm, DomainRun, Forms, RuleSet, SurveyedDomain};
-use crate::network::Hold;
+use crate::network::{Hold, RouterSeat};
 
 const UID: &str = "00000000-0000-0000-0000-0000000000aa";
 
@@ -22,7 +22,8 @@ fn router(public_ips: &[&str]) -> VirtualMachine {
     router.metadata.uid = Some(UID.into());
     let status = router.status.as_mut().unwrap();
     status.address = Some("172.16.1.1".into());
-    status.router = Some(RouterRole { public_ips: public_ips.iter().map(ToString::to_string).collect() });
+    status.router =
+        Some(RouterRole { seat: RouterSeat::Only, public_ips: public_ips.iter().map(ToString::to_string).collect() });
     let flavour = PinnedFlavour { name: "router".into(), ..status.flavour.clone().unwrap() };
     let kernel = PinnedKernel { kernel: "img-router".into(), initrd: None, cmdline: String::new() };
     status.flavour = Some(flavour);
@@ -69,7 +70,10 @@ fn what_a_tenant_wrote_makes_no_router() {
     assert_eq!(changed(&|status| status.flavour.as_mut().unwrap().name = "m1.large".into()), "NotTheSitesRouter");
     assert_eq!(changed(&|status| status.image.as_mut().unwrap().kernel = None), "NotTheSitesRouter");
     assert_eq!(changed(&|status| status.address = Some("172.16.1.9".into())), "WrongAddress");
-    assert_eq!(changed(&|status| status.router = Some(RouterRole { public_ips: vec!["x".into()] })), "WrongAddress");
+    assert_eq!(
+        changed(&|status| status.router = Some(RouterRole { seat: RouterSeat::Only, public_ips: vec!["x".into()] })),
+        "WrongAddress"
+    );
     let mut plain = router(&[]);
     plain.status.as_mut().unwrap().router = None;
     assert_eq!(reason(&plain), "WrongAddress", "the gateway's address is no machine's");

@@ -17,6 +17,8 @@ pub enum Cause {
     Selector,
     /// Not in the public network, where the machine has a card.
     Private,
+    /// Has the farm's other router: one host's end is not to be both's.
+    OtherRouter,
     /// Not the host that has the machine's disks.
     Elsewhere,
     /// Somebody keeps new machines away.
@@ -42,6 +44,7 @@ impl Cause {
             Self::Class(class) => format!("of class {class:?}"),
             Self::Selector => "not selected by hypervisorSelector".into(),
             Self::Private => "without a public network".into(),
+            Self::OtherRouter => "with the farm's other router".into(),
             Self::Elsewhere => "without its disks".into(),
             Self::Cordoned => "cordoned".into(),
             Self::Unreachable => "unreachable".into(),

@@ -30,6 +30,7 @@ pub fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
         allocated: Amount::default(),
         cached: status.cached_images.into_iter().collect::<BTreeSet<_>>(),
         groups: BTreeMap::new(),
+        routed: BTreeSet::new(),
     }
 }
 

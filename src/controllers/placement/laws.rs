@@ -1,6 +1,6 @@
 //! What holds for every site, however it looks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -73,6 +73,7 @@ prop_compose! {
             allocated: amount(used.0.min(cpus), used.1.min(memory), used.2.min(storage)),
             cached: cached.then(|| "image-1".to_owned()).into_iter().collect(),
             groups: BTreeMap::new(),
+            routed: BTreeSet::new(),
         }
     }
 }
@@ -102,6 +103,10 @@ fn placed<'a>(decisions: &'a [Decision], requests: &'a [Request]) -> impl Iterat
     })
 }
 
+fn goes_home(request: &Request) -> bool {
+    matches!(request.place, Place::Home { .. })
+}
+
 proptest! {
     #[test]
     fn every_machine_is_decided_once(requests in requests(), hosts in offers(), farms in budgets()) {
@@ -125,6 +130,12 @@ proptest! {
                 sum.memory += request.needs.memory;
                 let there = if let Place::Home { storage, .. } = request.place { storage } else { Bytes::ZERO };
                 sum.storage += request.needs.storage.saturating_sub(there);
+                let twin = |other: &Request| {
+                    let alike = [request, other].map(|one| one.role != Role::Machine && !goes_home(one));
+                    alike == [true, true] && other.farm == request.farm && other.machine != request.machine
+                };
+                let mut here = placed(&decisions, &requests).filter(|(_, name)| **name == host.name);
+                prop_assert!(here.all(|(other, _)| !twin(other)), "one host's end is both routers'");
             }
             prop_assert!(sum.cpus <= host.allocatable.cpus);
             prop_assert!(sum.memory <= host.allocatable.memory);
@@ -167,6 +178,9 @@ proptest! {
             let added = Amount { storage: request.needs.storage.saturating_sub(there), ..request.needs };
             for host in left.iter_mut().filter(|host| host.name == *name) {
                 host.allocated += added;
+            }
+            for host in left.iter_mut().filter(|host| host.name == *name && request.role != Role::Machine) {
+                host.routed.insert(request.farm.clone());
             }
             let counts = |farm: &&mut Budget| farm.farm == request.farm && request.role == Role::Machine;
             for farm in farms_left.iter_mut().filter(counts) {

@@ -154,6 +154,9 @@ impl World {
                 continue;
             };
             offer.allocated += held(machine);
+            if machine.router().is_some() {
+                offer.routed.insert(farm_key(machine));
+            }
             if let Some(group) = group_of(machine) {
                 *offer.groups.entry((farm_key(machine), group)).or_default() += 1;
             }
@@ -296,7 +299,7 @@ impl World {
             });
         };
         let is_right = |address: Ipv4Addr| match machine.router() {
-            Some(_) => address == network.gateway(),
+            Some(role) => address == network.router_address(role.seat),
             None => network.is_machine_address(address),
         };
         if !address.parse::<Ipv4Addr>().is_ok_and(is_right) {

@@ -142,6 +142,8 @@ pub struct HostOffer {
     pub cached: BTreeSet<String>,
     /// How many machines of each group of each farm are here.
     pub groups: BTreeMap<(Key, String), usize>,
+    /// Farms that have a router here.
+    pub routed: BTreeSet<Key>,
 }
 
 /// Why a machine waits.
@@ -200,6 +202,9 @@ fn admit(request: &Request, hosts: &mut [HostOffer], budget: Option<&mut Budget>
     if let Some(group) = request.group_key() {
         *host.groups.entry(group).or_default() += 1;
     }
+    if request.is_router() {
+        host.routed.insert(request.farm.clone());
+    }
     if let (Some(budget), Some(charge)) = (budget, charge) {
         budget.instances += 1;
         budget.used += charge;
@@ -234,7 +239,7 @@ impl Request {
 
     /// What its admission adds to the farm's account; none, if that contains the machine already, or never will.
     fn charge(&self) -> Option<Amount> {
-        if matches!(self.role, Role::Router { .. }) {
+        if self.is_router() {
             return None;
         }
         match &self.place {
@@ -244,6 +249,10 @@ impl Request {
                 Some(Amount { storage: self.needs.storage.saturating_sub(held.storage), ..self.needs })
             }
         }
+    }
+
+    fn is_router(&self) -> bool {
+        matches!(self.role, Role::Router { .. })
     }
 
     fn group_key(&self) -> Option<(Key, String)> {
@@ -276,6 +285,10 @@ impl HostOffer {
         }
         if request.role == (Role::Router { public: true }) && !self.public {
             return Some(Cause::Private);
+        }
+        let goes_home = matches!(request.place, Place::Home { .. });
+        if request.is_router() && !goes_home && self.routed.contains(&request.farm) {
+            return Some(Cause::OtherRouter);
         }
         match self.openness {
             Openness::Open => self.lacks(request.added()),

@@ -96,7 +96,7 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
     let always_denied = [site.farm_networks, site.isolation.networks];
     let router = Router {
         farm: from.network,
-        paired: false,
+        paired: from.router.spec.template.replicas > 1,
         domain,
         mtu: site.routers.mtu,
         machines: places.machines,

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
 
-use super::observe::Memory;
+use super::memory::Memory;
 use super::status::MANAGER;
 use crate::api::VRouter;
 use crate::controllers::context::Context;

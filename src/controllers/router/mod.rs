@@ -8,8 +8,13 @@
 mod act;
 mod addresses;
 mod desired;
+mod fate;
 mod keys;
+mod memory;
+mod news;
 mod observe;
+#[cfg(test)]
+mod pair_tests;
 mod peers;
 mod plan;
 mod status;
@@ -23,6 +28,7 @@ mod tunnels;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::runtime::controller::Action;
@@ -30,9 +36,10 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use tokio_stream::wrappers::WatchStream;
 
-use self::observe::{Memory, View, observe};
-use self::plan::{Plan, Step, Telling, plan};
-use self::status::{PEERS_JOINED, SHARE};
+use self::memory::Memory;
+use self::observe::{View, observe};
+use self::plan::{Plan, Seat, Step, Telling, plan};
+use self::status::{PEERS_JOINED, REDUNDANT, SHARE};
 use self::talk::{Guest, Heard};
 use super::cache::reference;
 use super::context::Context;
@@ -40,9 +47,9 @@ use super::error::Error;
 use super::placement::observe::key;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
-use crate::api::conditions::find;
-use crate::api::{FINALIZER, VRouter};
-use crate::metrics::Counted;
+use crate::api::conditions::{READY, find, is_true};
+use crate::api::{FINALIZER, VRouter, VRouterStatus};
+use crate::metrics::{Counted, RouterMachines};
 
 /// A router on which nothing happens is asked this often whether it works by what it was told.
 const POLL: Duration = Duration::from_secs(10);
@@ -130,19 +137,20 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     }
     act::act(context, &view.router.namespace().unwrap_or_default(), &plan.steps).await?;
     tell_of_deletions(context, &view.router, &plan.steps).await;
-    let heard = tell(context, memory, &view, &plan).await?;
-    count(context, memory, &view, &plan, heard.as_ref()).await?;
+    let heard = tell_all(context, memory, &view, &plan).await?;
+    count(context, memory, &view, &plan, &heard).await?;
 
     let now = context.clock.now();
-    let silent_since = view.machine.as_ref().and_then(|machine| memory.recall(machine).silent_since);
-    let view = View { silent_since, ..view };
-    let after = status::status(&view, &plan, heard.as_ref(), now);
+    let replicas = view.replicas.iter().map(|one| memory.replica(&one.machine)).collect();
+    let view = View { replicas, ..view };
+    let after = status::status(&view, &plan, &heard, now);
+    context.metrics.routers.set_machines(key(&*view.router), machines(&view, &after));
     let before = routers.latest(&view.router).unwrap_or_else(|| Arc::clone(&view.router));
     if after.vpn.is_none() && before.status.as_ref().is_some_and(|status| status.vpn.is_some()) {
         keys::remove(context, memory, &view.router).await?;
     }
     apply_status(context, routers, &api, &before, &SHARE, &after).await?;
-    for news in status::news(before.status.as_ref(), &after) {
+    for news in news::news(before.status.as_ref(), &after) {
         let about = view.router.object_ref(&());
         if news.warning {
             context.events.warning(about, &news.reason, "Reconcile", news.note).await;
@@ -150,19 +158,52 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
             context.events.normal(about, &news.reason, "Reconcile", news.note).await;
         }
     }
-    let at_rest = plan.steps.is_empty() && plan.wait.is_none() && matches!(heard, Some(Heard::InForce(_)));
+    let works = |heard: &Option<Heard>| matches!(heard, Some(Heard::InForce(_)));
+    let at_rest = plan.steps.is_empty() && plan.seats.iter().all(|seat| seat.wait.is_none()) && heard.iter().all(works);
+    let nobody_is_told = plan.seats.iter().all(|seat| seat.tell.is_none());
     let patience = poll(&routers.latest(&view.router).unwrap_or(view.router), now);
-    Ok(Action::requeue(if at_rest || plan.tell.is_none() { patience } else { SOON }))
+    Ok(Action::requeue(if at_rest || nobody_is_told { patience } else { SOON }))
 }
 
-/// Tells the router what to do, unless it said so lately that it does.
-async fn tell(context: &Context, memory: &Memory, view: &View, plan: &Plan) -> Result<Option<Heard>, Error> {
-    let (Some(Telling { host, uuid, started, documents }), Some(machine)) = (&plan.tell, &view.machine) else {
-        return Ok(None);
+/// How many machines it is to be, and how many work or would.
+fn machines(view: &View, status: &VRouterStatus) -> RouterMachines {
+    let ready = [READY, REDUNDANT].into_iter().filter(|kind| is_true(&status.conditions, kind)).count();
+    RouterMachines { ready: ready as u64, desired: view.seats().len() as u64 }
+}
+
+/// Tells every machine of the router what to do. While nobody is known whose turn it is, all are asked.
+async fn tell_all(context: &Context, memory: &Memory, view: &View, plan: &Plan) -> Result<Vec<Option<Heard>>, Error> {
+    let leads = |telling: &Telling| memory.replica(&telling.machine).leads();
+    let tellings = || plan.seats.iter().filter_map(|seat| seat.tell.as_ref());
+    let known = plan.seats.len() < 2 || tellings().any(leads);
+    let patience = if known { poll(&view.router, context.clock.now()) } else { Duration::ZERO };
+    let tell_one = async |seat: &Seat| match &seat.tell {
+        Some(telling) => tell(context, memory, telling, patience).await,
+        None => Ok(None),
     };
+    let heard = join_all(plan.seats.iter().map(tell_one)).await;
+    let alone = heard.len() == 1;
+    let one = |heard: Result<Option<Heard>, Error>| match heard {
+        // The other one is told and heard whatever becomes of this one's host.
+        Err(Error::Host { host, source }) if !alone => {
+            tracing::warn!(host, error = %source, "a router can't be asked");
+            Ok(None)
+        }
+        heard => heard,
+    };
+    heard.into_iter().map(one).collect()
+}
+
+/// Tells a machine what to do, unless it said so lately that it does.
+async fn tell(
+    context: &Context,
+    memory: &Memory,
+    telling: &Telling,
+    patience: Duration,
+) -> Result<Option<Heard>, Error> {
+    let Telling { machine, host, uuid, started, documents } = telling;
     let now = context.clock.now();
     let known = memory.recall(machine);
-    let patience = poll(&view.router, now);
     let is_fresh = |time: Timestamp| age(time, now) < patience && started.is_none_or(|started| time > started);
     if known.hash().is_some_and(|(hash, time)| hash == documents.hash() && is_fresh(time)) {
         return Ok(known.heard.map(|(heard, _)| heard));
@@ -177,18 +218,21 @@ async fn tell(context: &Context, memory: &Memory, view: &View, plan: &Plan) -> R
     }
 }
 
-/// Reads what the router counted, for Prometheus. One that doesn't work has counted nothing.
+/// Reads what the machine whose turn it is counted, for Prometheus. One that doesn't work has counted nothing.
 async fn count(
     context: &Context,
     memory: &Memory,
     view: &View,
     plan: &Plan,
-    heard: Option<&Heard>,
+    heard: &[Option<Heard>],
 ) -> Result<(), Error> {
     let farm = key(&*view.router);
-    let (Some(Telling { host, uuid, .. }), Some(machine), Ok(desired)) = (&plan.tell, &view.machine, &view.desired)
-    else {
-        context.metrics.routers.forget(&farm);
+    let told = plan.seats.iter().zip(heard).filter_map(|(seat, heard)| Some((seat.tell.as_ref()?, heard.as_ref())));
+    let told: Vec<_> = told.collect();
+    let leads = |heard: &Option<&Heard>| matches!(heard, Some(Heard::InForce(working)) if working.leads != Some(false));
+    let leader = told.iter().find(|(_, heard)| leads(heard)).or_else(|| told.first());
+    let (Some((Telling { machine, host, uuid, .. }, heard)), Ok(desired)) = (leader, &view.desired) else {
+        context.metrics.routers.stops_counting(&farm);
         return Ok(());
     };
     let (Some(Heard::InForce(working)), Some(host)) = (heard, context.fleet.get(host)) else { return Ok(()) };

@@ -1,20 +1,18 @@
 //! What there is of a router: its objects, the machine that it is, and what that was last heard to do.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
-use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::addresses::{Addresses, Claim, Others, choose};
 use super::desired::{Desired, Ingredients, desired};
 use super::keys;
+use super::memory::{Given, Memory, Replica};
 use super::peers::{Neighbour, consents};
 use super::plan::machine_name;
 use super::status::ADDRESS_SHARE;
-use super::talk::Heard;
 use crate::api::conditions::is_true;
 use crate::api::site::Site;
 use crate::api::{FarmRef, VRouter, VRouterStatus, VirtualFarm, VirtualMachine};
@@ -25,8 +23,7 @@ use crate::controllers::hypervisor::loss::FENCED;
 use crate::controllers::placement::observe::{is_router_to_be, key};
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::writes::apply_status_unless_changed;
-use crate::network::FarmNetwork;
-use crate::network::router::{Hash, PrivateKey};
+use crate::network::{FarmNetwork, RouterSeat};
 
 /// What was seen of a router.
 pub struct View {
@@ -36,105 +33,12 @@ pub struct View {
     pub farm: Option<Arc<VirtualFarm>>,
     /// What the site says.
     pub site: Arc<Site>,
-    /// The machine of the name that its own has.
-    pub machine: Option<Arc<VirtualMachine>>,
+    /// The machines of the names that its own have.
+    pub replicas: Vec<Replica>,
     /// Its public addresses.
     pub addresses: Addresses,
     /// What it is to do, or why nobody can tell.
     pub desired: Result<Desired, Wait>,
-    /// Since when its agent hasn't answered.
-    pub silent_since: Option<Timestamp>,
-}
-
-/// Keys by the uid of their router, with their generation.
-type Keys = HashMap<String, (i32, PrivateKey)>;
-
-/// What is remembered of routers. All of it can be found anew.
-#[derive(Default)]
-pub struct Memory {
-    /// The addresses last given to each router, with its uid: what was sent and perhaps never arrived. Held while addresses are
-    /// given, so that routers are asked one after another.
-    given: tokio::sync::Mutex<Given>,
-    /// What the machine of each router was last heard to do, by its uid.
-    machines: Mutex<HashMap<String, Acquaintance>>,
-    keys: Mutex<Keys>,
-}
-
-/// What is remembered of a router's machine.
-#[derive(Clone, Default)]
-pub struct Acquaintance {
-    /// What it was last heard to do, and when.
-    pub heard: Option<(Heard, Timestamp)>,
-    /// Since when its agent hasn't answered.
-    pub silent_since: Option<Timestamp>,
-    /// When what it counted was last asked for.
-    counted: Option<Timestamp>,
-}
-
-impl Acquaintance {
-    /// The hash of the files that it last said to work by.
-    #[must_use]
-    pub fn hash(&self) -> Option<(Hash, Timestamp)> {
-        match self.heard {
-            Some((Heard::InForce(ref working), time)) => Some((working.hash, time)),
-            _ => None,
-        }
-    }
-}
-
-impl Memory {
-    /// What is remembered of a machine.
-    pub fn recall(&self, machine: &VirtualMachine) -> Acquaintance {
-        machine.uid().and_then(|uid| self.machines().get(&uid).cloned()).unwrap_or_default()
-    }
-
-    /// Takes in what a machine was heard to do.
-    pub fn hear(&self, machine: &VirtualMachine, heard: &Heard, now: Timestamp) {
-        let Some(uid) = machine.uid() else { return };
-        let mut machines = self.machines();
-        let known = machines.entry(uid).or_default();
-        let silent = matches!(heard, Heard::Nothing);
-        known.silent_since = silent.then(|| known.silent_since.unwrap_or(now));
-        known.heard = Some((heard.clone(), now));
-    }
-
-    /// Whether what a machine counted was asked for longer ago than this; from now on it wasn't.
-    pub fn is_time_to_count(&self, machine: &VirtualMachine, every: Duration, now: Timestamp) -> bool {
-        let Some(uid) = machine.uid() else { return false };
-        let mut machines = self.machines();
-        let known = machines.entry(uid).or_default();
-        let age = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default();
-        let due = known.counted.is_none_or(|time| age(time) >= every);
-        if due {
-            known.counted = Some(now);
-        }
-        due
-    }
-
-    /// The key of a router, if it is known in this generation.
-    pub fn key(&self, uid: &str, generation: i32) -> Option<PrivateKey> {
-        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.get(uid).filter(|(known, _)| *known == generation).map(|(_, key)| key.clone())
-    }
-
-    /// This is the key of a router.
-    pub fn remember_key(&self, uid: String, generation: i32, key: PrivateKey) {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, (generation, key));
-    }
-
-    /// A router has no key any more.
-    pub fn forget_key(&self, uid: &str) {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    /// Forgets machines that are none any more.
-    pub fn forget_the_gone(&self, context: &Context) {
-        self.machines().retain(|uid, _| context.caches.machines.has_uid(uid));
-    }
-
-    fn machines(&self) -> MutexGuard<'_, HashMap<String, Acquaintance>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Looks at everything that the plan needs; gives the router public addresses on the way.
@@ -153,8 +57,9 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
         Some(vpn) => keys::ensure(context, memory, &router, vpn.key_generation).await?,
         None => None,
     };
-    let machine_name = machine_name(&name);
-    let machine = machines.iter().find(|machine| machine.name_any() == machine_name).cloned();
+    let names = RouterSeat::PAIR.map(|seat| machine_name(&name, seat));
+    let named = machines.iter().filter(|machine| names.contains(&machine.name_any()));
+    let replicas = named.map(|machine| memory.replica(machine)).collect();
     let desired = match farm.as_deref().map(|farm| (farm, network_of(farm))) {
         None => {
             Err(Wait::new("FarmNotFound", format!("there is no VirtualFarm {} in this namespace", router.spec.farm)))
@@ -171,8 +76,7 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
             neighbours: &neighbours(context, &router),
         }),
     };
-    let silent_since = machine.as_ref().and_then(|machine| memory.recall(machine).silent_since);
-    Ok(View { router, farm, site, machine, addresses, desired, silent_since })
+    Ok(View { router, farm, site, replicas, addresses, desired })
 }
 
 fn network_of(farm: &VirtualFarm) -> Option<FarmNetwork> {
@@ -238,9 +142,6 @@ async fn addresses(context: &Context, memory: &Memory, router: &Arc<VRouter>) ->
     Ok(chosen)
 }
 
-/// The uid of each router, and its addresses, its own first.
-type Given = HashMap<Key, (String, Vec<Ipv4Addr>)>;
-
 /// The status of a router as it stands, or as it was sent and isn't seen yet.
 fn with_given(router: &VRouter, given: &Given) -> VRouterStatus {
     let mut status = router.status.clone().unwrap_or_default();
@@ -252,12 +153,14 @@ fn with_given(router: &VRouter, given: &Given) -> VRouterStatus {
     status
 }
 
-/// What another router has, by its status, by what it was sent, and by the cards of its machine.
+/// What another router has, by its status, by what it was sent, and by the cards of its machines.
 fn claim(context: &Context, given: &Given, router: &VRouter) -> Claim {
     let mut claim = Claim::of(router);
     claim.held.extend(given.get(&claim.router).into_iter().flat_map(|(_, addresses)| addresses));
-    let machine = context.caches.machines.get(&claim.router.0, &machine_name(&claim.router.1));
-    let on_cards = machine.iter().filter_map(|machine| machine.router()).flat_map(|role| &role.public_ips);
+    let (namespace, name) = &claim.router;
+    let machine = |seat| context.caches.machines.get(namespace, &machine_name(name, seat));
+    let machines: Vec<_> = RouterSeat::PAIR.into_iter().filter_map(machine).collect();
+    let on_cards = machines.iter().filter_map(|machine| machine.router()).flat_map(|role| &role.public_ips);
     claim.held.extend(on_cards.filter_map(|address| address.parse::<Ipv4Addr>().ok()));
     claim
 }

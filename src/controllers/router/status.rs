@@ -8,11 +8,11 @@ use kube::ResourceExt;
 
 use super::addresses::Verdict;
 use super::observe::View;
-use super::plan::{Plan, machine_name};
+use super::plan::{Plan, Seat};
 use super::talk::Heard;
 use super::tunnels;
-use crate::api::conditions::{READY, State, find, is_true, stamp, whole_seconds};
-use crate::api::{AppliedConfig, VRouter, VRouterStatus};
+use crate::api::conditions::{READY, State, stamp, whole_seconds};
+use crate::api::{AppliedConfig, Standby, VRouter, VRouterStatus};
 use crate::controllers::farm::some_of;
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::writes::Share;
@@ -25,13 +25,16 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub const MANAGER: &str = "cascina-router";
 
 /// Condition: the router has the public addresses that it should have.
-const ADDRESSES_READY: &str = "AddressesReady";
+pub(super) const ADDRESSES_READY: &str = "AddressesReady";
 
 /// Condition: the router works by what the objects say now.
-const CONFIG_APPLIED: &str = "ConfigApplied";
+pub(super) const CONFIG_APPLIED: &str = "ConfigApplied";
+
+/// Condition of a router with two machines: the one whose turn it isn't would do as well.
+pub(super) const REDUNDANT: &str = "Redundant";
 
 /// Condition: everything that the spec names is there.
-const TARGETS_FOUND: &str = "TargetsFound";
+pub(super) const TARGETS_FOUND: &str = "TargetsFound";
 
 /// Condition of a router with tunnels: all other ends have lately proved who they are.
 pub(super) const PEERS_JOINED: &str = "PeersJoined";
@@ -43,67 +46,151 @@ pub const ADDRESS_SHARE: Share =
 /// What else is written of it.
 pub const SHARE: Share = Share {
     manager: MANAGER,
-    fields: &["observedGeneration", "machine", "config", "vpn"],
-    conditions: &[READY, ADDRESSES_READY, CONFIG_APPLIED, TARGETS_FOUND, PEERS_JOINED, "Deleting"],
+    fields: &["observedGeneration", "machine", "config", "standby", "vpn"],
+    conditions: &[READY, ADDRESSES_READY, CONFIG_APPLIED, REDUNDANT, TARGETS_FOUND, PEERS_JOINED, "Deleting"],
 };
 
 /// What is written of the status of its machine.
 pub const ROLE_SHARE: Share = Share { manager: MANAGER, fields: &["router"], conditions: &[] };
 
-/// The status of a router after what was heard of it now.
+/// The status of a router after what was heard now of the machines that have its seats.
 #[must_use]
-pub fn status(view: &View, plan: &Plan, heard: Option<&Heard>, now: Timestamp) -> VRouterStatus {
+pub fn status(view: &View, plan: &Plan, heard: &[Option<Heard>], now: Timestamp) -> VRouterStatus {
     let router = &view.router;
     let before = router.status.clone().unwrap_or_default();
-    let wanted = plan.tell.as_ref().map(|tell| tell.documents.hash());
-    let config = config(router, &before, heard, wanted, now);
-    let trouble = trouble(view, heard, wanted, now);
-    let mut states = vec![ready(plan, trouble.as_ref())];
+    let standings = standings(view, plan, heard, now);
+    let leader = leader(&standings, before.machine.as_deref());
+    let mut states = vec![ready(plan, leader)];
     if router.metadata.deletion_timestamp.is_some() {
         states.extend(plan.wait.as_ref().map(|wait| State::yes("Deleting", wait.reason, wait.message.clone())));
     } else {
         states.push(addresses_ready(view));
-        states.push(config_applied(plan, trouble, wanted, config.as_ref()));
+        states.push(config_applied(plan, leader));
+        states.extend(redundant(view, &standings, leader));
         states.extend(targets_found(view));
     }
-    let vpn = tunnels::vpn(view, &before, heard, wanted);
+    let heard = leader.and_then(|leader| leader.heard);
+    let vpn = tunnels::vpn(view, &before, heard, leader.and_then(|leader| leader.wanted));
     states.extend(tunnels::joined(view, heard, now));
+    let left = || view.ours().next().map(|one| one.machine.name_any());
+    let standby = standings.iter().find(|one| leader.is_some_and(|leader| leader.name != one.name));
     VRouterStatus {
         vpn,
         observed_generation: router.metadata.generation,
-        machine: view.machine.as_ref().map(|_| machine_name(&router.name_any())),
-        config,
+        machine: leader.map(|leader| leader.name.to_owned()).or_else(left),
+        config: leader.map_or(before.config, |leader| leader.config.clone()),
+        standby: standby.map(|one| Standby { machine: one.name.to_owned(), config: one.config.clone() }),
         conditions: stamp(states, &before.conditions, router.metadata.generation, now),
         ..VRouterStatus::default()
     }
 }
 
-/// What it works by: what it said now, or last.
+/// How one of the router's machines stands.
+struct Standing<'a> {
+    name: &'a str,
+    /// What it said now.
+    heard: Option<&'a Heard>,
+    /// By what it is to work.
+    wanted: Option<Hash>,
+    /// Why it doesn't.
+    trouble: Option<Wait>,
+    /// Whether it is its turn.
+    leads: bool,
+    /// What it works by: what it said now, or last.
+    config: Option<AppliedConfig>,
+    /// Its host.
+    host: Option<&'a str>,
+}
+
+fn standings<'a>(view: &View, plan: &'a Plan, heard: &'a [Option<Heard>], now: Timestamp) -> Vec<Standing<'a>> {
+    let alone = plan.seats.len() == 1;
+    let standing = |(seat, heard): (&'a Seat, &'a Option<Heard>)| {
+        let heard = heard.as_ref();
+        let wanted = seat.tell.as_ref().map(|tell| tell.documents.hash());
+        let silent = view.ours().find(|one| one.machine.name_any() == seat.name).and_then(|one| one.silent_since);
+        let silent = silent.map(|since| Duration::try_from(now.duration_since(since)).unwrap_or_default());
+        Standing {
+            name: &seat.name,
+            heard,
+            wanted,
+            trouble: seat.wait.clone().or_else(|| trouble(heard, wanted, silent)),
+            leads: alone || matches!(heard, Some(Heard::InForce(working)) if working.leads == Some(true)),
+            config: config(&view.router, &seat.name, heard, wanted, now),
+            host: seat.tell.as_ref().map(|tell| tell.host.as_str()),
+        }
+    };
+    plan.seats.iter().zip(heard).map(standing).collect()
+}
+
+/// The one whose turn it is, or was last.
+fn leader<'a>(standings: &'a [Standing<'a>], before: Option<&str>) -> Option<&'a Standing<'a>> {
+    let leads = standings.iter().find(|one| one.leads);
+    leads.or_else(|| standings.iter().find(|one| Some(one.name) == before)).or_else(|| standings.first())
+}
+
+/// What a machine works by.
 fn config(
     router: &VRouter,
-    before: &VRouterStatus,
+    machine: &str,
     heard: Option<&Heard>,
     wanted: Option<Hash>,
     now: Timestamp,
 ) -> Option<AppliedConfig> {
-    let Some(Heard::InForce(working)) = heard.filter(|_| wanted.is_some()) else { return before.config.clone() };
+    let known = known_config(router, machine);
+    let Some(Heard::InForce(working)) = heard.filter(|_| wanted.is_some()) else { return known };
     let hash = working.hash.to_string();
     let generation = router.metadata.generation.unwrap_or_default();
-    let known = before.config.as_ref().filter(|config| config.hash == hash);
-    let time = known.map_or_else(|| Time(whole_seconds(now)), |config| config.time.clone());
+    let same = known.filter(|config| config.hash == hash);
+    let time = same.map_or_else(|| Time(whole_seconds(now)), |config| config.time);
     Some(AppliedConfig { generation, hash, time })
 }
 
-fn ready(plan: &Plan, trouble: Option<&Wait>) -> State {
-    match plan.wait.as_ref().or(trouble) {
-        Some(wait) => State::no(READY, wait.reason, wait.message.clone()),
-        None => State::yes(READY, "Routing", "it works by what its farm says"),
+/// What a machine was last known to work by.
+fn known_config(router: &VRouter, machine: &str) -> Option<AppliedConfig> {
+    let before = router.status.as_ref()?;
+    if before.machine.as_deref() == Some(machine) {
+        return before.config.clone();
+    }
+    before.standby.as_ref().filter(|standby| standby.machine == machine)?.config.clone()
+}
+
+fn ready(plan: &Plan, leader: Option<&Standing<'_>>) -> State {
+    let no = |wait: &Wait| State::no(READY, wait.reason, wait.message.clone());
+    match (&plan.wait, leader) {
+        (Some(wait), _) => no(wait),
+        (None, None) => State::no(READY, "Pending", "its machine is being made"),
+        (None, Some(leader)) => match &leader.trouble {
+            Some(wait) => no(wait),
+            None if leader.leads => State::yes(READY, "Routing", "it works by what its farm says"),
+            None => State::no(READY, "Pending", "its two machines agree whose turn it is"),
+        },
     }
 }
 
-/// Why it doesn't work by what it should.
-fn trouble(view: &View, heard: Option<&Heard>, wanted: Option<Hash>, now: Timestamp) -> Option<Wait> {
-    let silent = view.silent_since.map(|since| Duration::try_from(now.duration_since(since)).unwrap_or_default());
+/// Whether the other of two machines would do as well; `None`: there is to be one.
+fn redundant(view: &View, standings: &[Standing<'_>], leader: Option<&Standing<'_>>) -> Option<State> {
+    if view.seats().len() < 2 {
+        return None;
+    }
+    let no = |wait: Wait| Some(State::no(REDUNDANT, wait.reason, wait.message));
+    let Some(leader) = leader else { return no(Wait::new("Pending", "its machines are being made")) };
+    let standby = standings.iter().find(|one| one.name != leader.name)?;
+    if let Some(wait) = &standby.trouble {
+        return no(wait.clone());
+    }
+    if standby.leads {
+        let [one, other] = [leader, standby].map(|one| one.host.unwrap_or("its host"));
+        let problem = format!(
+            "both of its machines work: they don't hear each other; the farm's network between {one} and {other} is cut"
+        );
+        return no(Wait::new("BothLead", problem));
+    }
+    let host = standby.host.unwrap_or("its host");
+    Some(State::yes(REDUNDANT, "StandbyReady", format!("{} on {host} takes its turn if need be", standby.name)))
+}
+
+/// Why a machine doesn't work by what it should; `silent`: for how long its agent hasn't answered.
+fn trouble(heard: Option<&Heard>, wanted: Option<Hash>, silent: Option<Duration>) -> Option<Wait> {
     match heard {
         Some(Heard::Nothing) if silent.is_none_or(|silent| silent < SILENCE) => {
             Some(Wait::new("Pending", "it is being told what to do"))
@@ -130,12 +217,9 @@ fn addresses_ready(view: &View) -> State {
     State::yes(ADDRESSES_READY, "Assigned", given.join(", "))
 }
 
-fn config_applied(plan: &Plan, trouble: Option<Wait>, wanted: Option<Hash>, config: Option<&AppliedConfig>) -> State {
-    if wanted.is_none() {
-        let wait = plan.wait.clone().unwrap_or_else(|| Wait::new("Pending", "its machine doesn't run"));
-        return State::no(CONFIG_APPLIED, wait.reason, wait.message);
-    }
-    match (trouble, config) {
+fn config_applied(plan: &Plan, leader: Option<&Standing<'_>>) -> State {
+    let wait = plan.wait.clone().or_else(|| leader.and_then(|leader| leader.trouble.clone()));
+    match (wait, leader.and_then(|leader| leader.config.as_ref())) {
         (None, Some(config)) => {
             let message = format!(
                 "generation {} by hash {} since {}",
@@ -161,63 +245,4 @@ fn targets_found(view: &View) -> Option<State> {
             State::no(TARGETS_FOUND, first.reason, some_of(&messages, "; "))
         }
     })
-}
-
-/// One line of a router's story.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// Whether a person should look.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: String,
-    /// What happened.
-    pub note: String,
-}
-
-/// What is new in a status, told as events.
-#[must_use]
-pub fn news(before: Option<&VRouterStatus>, after: &VRouterStatus) -> Vec<News> {
-    let default = VRouterStatus::default();
-    let before = before.unwrap_or(&default);
-    let mut news = Vec::new();
-    let hash = |status: &VRouterStatus| status.config.as_ref().map(|config| config.hash.clone());
-    let applied = find(&after.conditions, CONFIG_APPLIED).filter(|applied| applied.status == "True");
-    if let Some(applied) = applied.filter(|_| hash(before) != hash(after)) {
-        news.push(News { warning: false, reason: CONFIG_APPLIED.into(), note: applied.message.clone() });
-    }
-    let works = |status: &VRouterStatus| is_true(&status.conditions, READY);
-    for kind in [READY, ADDRESSES_READY, TARGETS_FOUND, PEERS_JOINED] {
-        // While a farm is made, much isn't there yet.
-        let comes_later = kind == TARGETS_FOUND || kind == PEERS_JOINED;
-        if comes_later && !works(after) {
-            continue;
-        }
-        let begins = comes_later && !works(before);
-        let reason = |status: &VRouterStatus| find(&status.conditions, kind).map(|state| state.reason.clone());
-        let bad = find(&after.conditions, kind).filter(|state| state.status != "True" && is_notable(&state.reason));
-        if let Some(bad) = bad.filter(|_| begins || reason(before) != reason(after)) {
-            let known = news.iter().any(|known: &News| known.reason == bad.reason);
-            news.extend((!known).then(|| News {
-                warning: true,
-                reason: bad.reason.clone(),
-                note: bad.message.clone(),
-            }));
-        }
-    }
-    news
-}
-
-/// Waits that are over by themselves are no news.
-fn is_notable(reason: &str) -> bool {
-    ![
-        "Pending",
-        "NoHandshake",
-        "PeerNotReady",
-        "MachineMissing",
-        "MachineLeaving",
-        "MachineNotReady",
-        "MachinePresent",
-        "NetworkNotReady",
-    ]
-    .contains(&reason)
 }

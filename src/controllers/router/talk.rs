@@ -38,6 +38,8 @@ pub enum Heard {
 pub struct Working {
     /// The hash of its files.
     pub hash: Hash,
+    /// Whether it is its turn; `None`: it is alone.
+    pub leads: Option<bool>,
     /// The other ends of its tunnels, by their keys.
     pub peers: BTreeMap<String, Peer>,
 }
@@ -60,6 +62,7 @@ pub struct Peer {
 struct State {
     hash: String,
     documents: BTreeMap<String, String>,
+    leads: Option<bool>,
     peers: BTreeMap<String, Peer>,
 }
 
@@ -68,6 +71,7 @@ struct State {
 #[serde(default)]
 struct Applied {
     hash: String,
+    leads: Option<bool>,
     missing: Vec<String>,
     file: String,
     error: String,
@@ -104,7 +108,7 @@ impl Guest<'_> {
         let Some(state) = read::<State>(&answer) else { return Ok(nonsense("state", &answer)) };
         let wanted = documents.hash();
         if state.hash == wanted.to_string() {
-            return Ok(Heard::InForce(Working { hash: wanted, peers: state.peers }));
+            return Ok(Heard::InForce(Working { hash: wanted, leads: state.leads, peers: state.peers }));
         }
         match self.send(documents, &state.documents).await? {
             Sent::Missing => match self.send(documents, &BTreeMap::new()).await? {
@@ -151,7 +155,8 @@ impl Guest<'_> {
             return Ok(Sent::Missing);
         }
         if applied.error.is_empty() && applied.hash == wanted.to_string() {
-            return Ok(Sent::Heard(Heard::InForce(Working { hash: wanted, peers: BTreeMap::new() })));
+            let working = Working { hash: wanted, leads: applied.leads, peers: BTreeMap::new() };
+            return Ok(Sent::Heard(Heard::InForce(working)));
         }
         let problem = [applied.file, applied.error].join(": ");
         Ok(Sent::Heard(Heard::Refuses(printable(&problem, LONGEST))))

@@ -12,10 +12,12 @@ use serde_json::json;
 
 use super::addresses::Addresses;
 use super::desired::{Desired, Ingredients, desired};
+use super::memory::Replica;
+use super::news::news;
 use super::observe::View;
 use super::peers::{Neighbour, consents};
-use super::plan::{Plan, Step, machine_name, plan};
-use super::status::{news, status};
+use super::plan::{Plan, Step, Telling, machine_name, plan};
+use super::status::status;
 use super::talk::{Heard, Peer, Working};
 use super::testing::{public, router};
 use crate::api::conditions::{READY, State, find, stamp};
@@ -24,6 +26,7 @@ use crate::api::{ElasticIp, GROUP_LABEL, Phase, RouterRole, RouterTemplate, VRou
 use crate::controllers::cache::Key;
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::testing::{farm, machine};
+use crate::network::RouterSeat;
 use crate::network::router::{DocumentName, PrivateKey};
 
 /// The keys of RFC 7748, section 6.1: a private one and another's public one.
@@ -32,7 +35,7 @@ const OTHER_KEY: &str = "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08=";
 
 const UID: &str = "00000000-0000-0000-0000-0000000000aa";
 
-fn now() -> Timestamp {
+pub(super) fn now() -> Timestamp {
     Timestamp::from_second(1_000).unwrap()
 }
 
@@ -50,7 +53,7 @@ fn the_farm() -> VirtualFarm {
 }
 
 /// The farm's own router, with its public address.
-fn the_router() -> VRouter {
+pub(super) fn the_router() -> VRouter {
     let mut router = router("farm-a", 0);
     router.metadata.owner_references = the_farm().controller_owner_ref(&()).map(|owner| vec![owner]);
     router
@@ -95,28 +98,32 @@ fn made_among(
     })
 }
 
-fn view(router: VRouter, machine: Option<VirtualMachine>) -> View {
+/// A machine that nobody heard yet.
+pub(super) fn replica(machine: VirtualMachine) -> Replica {
+    Replica { machine: Arc::new(machine), heard: None, silent_since: None }
+}
+
+pub(super) fn view(router: VRouter, machine: Option<VirtualMachine>) -> View {
     let addresses = given("198.51.100.20");
     View {
         farm: Some(Arc::new(the_farm())),
         site: Arc::new(site()),
-        machine: machine.map(Arc::new),
+        replicas: machine.into_iter().map(replica).collect(),
         desired: made_of(&router, &addresses),
         addresses,
-        silent_since: None,
         router: Arc::new(router),
     }
 }
 
 /// The machine that a view makes, at work.
-fn running() -> VirtualMachine {
+pub(super) fn running() -> VirtualMachine {
     let Some(Step::Create(machine)) = plan(&view(the_router(), None), now()).steps.pop() else {
         panic!("none is made")
     };
     let mut machine = *machine;
     machine.metadata.uid = Some(UID.into());
     let status = machine.status.get_or_insert_default();
-    status.router = Some(RouterRole { public_ips: vec!["198.51.100.20".into()] });
+    status.router = Some(RouterRole { seat: RouterSeat::Only, public_ips: vec!["198.51.100.20".into()] });
     status.address = Some("172.16.1.1".into());
     status.hypervisor = Some("service-1".into());
     status.phase = Some(Phase::Running);
@@ -130,7 +137,7 @@ fn changed(change: impl FnOnce(&mut VirtualMachine)) -> Option<VirtualMachine> {
     Some(machine)
 }
 
-fn words(plan: &Plan) -> Vec<String> {
+pub(super) fn words(plan: &Plan) -> Vec<String> {
     let word = |step: &Step| match step {
         Step::Create(machine) => format!("create {}", machine.name_any()),
         Step::PutBack(machine) => format!("put back {}", machine.name_any()),
@@ -144,7 +151,13 @@ fn words(plan: &Plan) -> Vec<String> {
 fn does(view: &View, steps: &[&str], waits: Option<&str>) {
     let plan = plan(view, now());
     assert_eq!(words(&plan), steps);
-    assert_eq!(plan.wait.map(|wait| wait.reason), waits);
+    let wait = plan.wait.or_else(|| plan.seats.into_iter().find_map(|seat| seat.wait));
+    assert_eq!(wait.map(|wait| wait.reason), waits);
+}
+
+/// What the only machine is told.
+fn told(view: &View) -> Option<Telling> {
+    plan(view, now()).seats.pop().and_then(|seat| seat.tell)
 }
 
 #[test]
@@ -154,9 +167,9 @@ fn a_router_is_made_appointed_and_told() {
     does(&view(the_router(), bare), &["appoint 198.51.100.20"], Some("MachineNotReady"));
     let at_work = view(the_router(), Some(running()));
     does(&at_work, &[], None);
-    let telling = plan(&at_work, now()).tell.unwrap();
+    let telling = told(&at_work).unwrap();
     assert_eq!((telling.host.as_str(), telling.uuid.to_string().as_str()), ("service-1", UID));
-    assert_eq!(telling.documents, at_work.desired.unwrap().router.documents());
+    assert_eq!(*telling.documents, at_work.desired.unwrap().router.documents());
 }
 
 #[test]
@@ -179,8 +192,10 @@ fn a_machine_that_can_not_be_the_router_makes_way() {
     does(&view(the_router(), other_image), &["delete: MachineOutdated"], Some("MachineOutdated"));
     let other_address = changed(|machine| machine.status.as_mut().unwrap().address = Some("172.16.1.9".into()));
     does(&view(the_router(), other_address), &["delete: WrongAddress"], Some("WrongAddress"));
-    let moved =
-        changed(|m| m.status.as_mut().unwrap().router = Some(RouterRole { public_ips: vec!["198.51.100.21".into()] }));
+    let moved = changed(|m| {
+        m.status.as_mut().unwrap().router =
+            Some(RouterRole { seat: RouterSeat::Only, public_ips: vec!["198.51.100.21".into()] })
+    });
     does(&view(the_router(), moved), &["delete: PublicAddressChanged"], Some("PublicAddressChanged"));
     let leaving = changed(|machine| machine.metadata.deletion_timestamp = Some(Time(now())));
     does(&view(the_router(), leaving), &[], Some("MachineLeaving"));
@@ -211,9 +226,9 @@ fn an_elastic_address_comes_and_goes_while_it_runs() {
 #[test]
 fn a_silent_router_is_made_anew_after_its_time() {
     let mut silent = view(the_router(), Some(running()));
-    silent.silent_since = now().checked_sub(Duration::from_secs(59)).ok();
+    silent.replicas[0].silent_since = now().checked_sub(Duration::from_secs(59)).ok();
     does(&silent, &[], None);
-    silent.silent_since = now().checked_sub(Duration::from_secs(60)).ok();
+    silent.replicas[0].silent_since = now().checked_sub(Duration::from_secs(60)).ok();
     does(&silent, &["delete: RouterSilent"], Some("RouterSilent"));
 }
 
@@ -238,7 +253,7 @@ fn without_a_public_address_it_waits() {
     refused.addresses.own = exhausted.addresses.own.clone();
     refused.addresses.kept = "198.51.100.20".parse().ok();
     does(&refused, &[], None);
-    assert!(plan(&refused, now()).tell.is_some(), "one that has an address goes on with it");
+    assert!(told(&refused).is_some(), "one that has an address goes on with it");
     exhausted.addresses.own = None;
     does(&exhausted, &["create farm-a-router-0"], Some("MachineMissing"));
 }
@@ -255,15 +270,15 @@ fn it_goes_with_its_machine_and_not_before() {
 }
 
 fn reasons(view: &View, heard: Option<&Heard>) -> Vec<String> {
-    let told = status(view, &plan(view, now()), heard, now());
+    let told = status(view, &plan(view, now()), &[heard.cloned()], now());
     told.conditions.iter().map(|one| format!("{}={} {}", one.type_, one.status, one.reason)).collect()
 }
 
 #[test]
 fn it_says_what_it_works_by() {
     let at_work = view(the_router(), Some(running()));
-    let hash = plan(&at_work, now()).tell.unwrap().documents.hash();
-    let works = Heard::InForce(Working { hash, peers: BTreeMap::new() });
+    let hash = told(&at_work).unwrap().documents.hash();
+    let works = Heard::InForce(Working { hash, leads: None, peers: BTreeMap::new() });
     assert_eq!(
         reasons(&at_work, Some(&works)),
         [
@@ -273,14 +288,14 @@ fn it_says_what_it_works_by() {
             "TargetsFound=True AllFound"
         ]
     );
-    let told = status(&at_work, &plan(&at_work, now()), Some(&works), now());
+    let told = status(&at_work, &plan(&at_work, now()), &[Some(works.clone())], now());
     let config = told.config.clone().unwrap();
     assert_eq!((config.generation, config.hash, config.time), (1, hash.to_string(), Time(now())));
     assert_eq!(news(None, &told)[0].reason, "ConfigApplied");
     assert_eq!(news(Some(&told), &told), []);
     assert_eq!(reasons(&at_work, Some(&Heard::Nothing))[2], "ConfigApplied=False Pending");
     let mut silent = view(the_router(), Some(running()));
-    silent.silent_since = now().checked_sub(Duration::from_secs(5)).ok();
+    silent.replicas[0].silent_since = now().checked_sub(Duration::from_secs(5)).ok();
     assert_eq!(reasons(&silent, Some(&Heard::Nothing))[2], "ConfigApplied=Unknown RouterSilent");
     let refused = Heard::Refuses("nftables.conf: syntax error".into());
     assert_eq!(reasons(&at_work, Some(&refused))[..1], ["Ready=False Refused"]);
@@ -440,8 +455,9 @@ fn where_tunnels_end_no_forward_begins() {
 #[test]
 fn a_router_tells_its_key_and_who_is_at_the_other_ends() {
     let at_work = view(peers(json!([far("far", &["172.20.3.0/24"])])), Some(running()));
-    let hash = plan(&at_work, now()).tell.unwrap().documents.hash();
-    let told = |peers| status(&at_work, &plan(&at_work, now()), Some(&Heard::InForce(Working { hash, peers })), now());
+    let hash = told(&at_work).unwrap().documents.hash();
+    let heard = |peers| vec![Some(Heard::InForce(Working { hash, leads: None, peers }))];
+    let told = |peers| status(&at_work, &plan(&at_work, now()), &heard(peers), now());
     let never = told(BTreeMap::new());
     let vpn = never.vpn.as_ref().unwrap();
     assert_eq!(vpn.public_key.as_deref(), Some("hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="));
@@ -485,6 +501,6 @@ proptest! {
 
 #[test]
 fn the_machines_name_is_none_that_a_group_gives() {
-    assert_eq!(machine_name("farm-a"), "farm-a-router-0");
+    assert_eq!(machine_name("farm-a", RouterSeat::Only), "farm-a-router-0");
     assert!(find(&running().status.unwrap().conditions, READY).is_some());
 }

@@ -2,6 +2,7 @@
 
 mod joined;
 mod outside;
+mod pair;
 mod ssh;
 
 use std::net::Ipv4Addr;

@@ -12,7 +12,7 @@ import (
 var seats = []string{"first", "second"}
 
 const (
-	// seat says which of the two this is; keepalived is started when it is there.
+	// seat says which of the two this is, or that it is alone; keepalived's script waits for it.
 	seat = "/run/router/seat"
 	// serving says that DNS and DHCP are this router's to serve.
 	serving = "/run/router/serves"
@@ -37,9 +37,7 @@ func checkElection(file string) error {
 // Elect tells keepalived what changed; init starts it when it is known which of the two this is.
 func (Linux) Elect(folder string) error {
 	if isAlone(folder) {
-		_ = os.Remove(seat)
-		_, _ = run("killall", "-TERM", "keepalived") // mostly there is none
-		return nil
+		return os.WriteFile(seat, []byte("alone"), 0o644)
 	}
 	if err := checkElection(filepath.Join(folder, Keepalived)); err != nil {
 		return err

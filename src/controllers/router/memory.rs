@@ -1,0 +1,140 @@
+//! What is remembered of routers. All of it can be found anew.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use kube::ResourceExt;
+
+use super::talk::Heard;
+use crate::api::VirtualMachine;
+use crate::controllers::cache::Key;
+use crate::controllers::context::Context;
+use crate::network::router::{Documents, Hash, PrivateKey};
+
+/// The uid of each router, and its addresses, its own first.
+pub type Given = HashMap<Key, (String, Vec<Ipv4Addr>)>;
+
+/// A machine of a router, and what it was last heard to do.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// The machine.
+    pub machine: Arc<VirtualMachine>,
+    /// What it was last heard to do.
+    pub heard: Option<Heard>,
+    /// Since when its agent hasn't answered.
+    pub silent_since: Option<Timestamp>,
+}
+
+impl Replica {
+    /// Whether it last said that it is its turn.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(&self.heard, Some(Heard::InForce(working)) if working.leads == Some(true))
+    }
+
+    /// Whether it last said that it works by these documents.
+    #[must_use]
+    pub fn works_by(&self, documents: &Documents) -> bool {
+        matches!(&self.heard, Some(Heard::InForce(working)) if working.hash == documents.hash())
+    }
+}
+
+/// Keys by the uid of their router, with their generation.
+type Keys = HashMap<String, (i32, PrivateKey)>;
+
+/// What is remembered of routers. All of it can be found anew.
+#[derive(Default)]
+pub struct Memory {
+    /// The addresses last given to each router, with its uid: what was sent and perhaps never arrived. Held while addresses are
+    /// given, so that routers are asked one after another.
+    pub(super) given: tokio::sync::Mutex<Given>,
+    /// What the machine of each router was last heard to do, by its uid.
+    machines: Mutex<HashMap<String, Acquaintance>>,
+    keys: Mutex<Keys>,
+}
+
+/// What is remembered of a router's machine.
+#[derive(Clone, Default)]
+pub struct Acquaintance {
+    /// What it was last heard to do, and when.
+    pub heard: Option<(Heard, Timestamp)>,
+    /// Since when its agent hasn't answered.
+    pub silent_since: Option<Timestamp>,
+    /// When what it counted was last asked for.
+    counted: Option<Timestamp>,
+}
+
+impl Acquaintance {
+    /// The hash of the files that it last said to work by.
+    #[must_use]
+    pub fn hash(&self) -> Option<(Hash, Timestamp)> {
+        match self.heard {
+            Some((Heard::InForce(ref working), time)) => Some((working.hash, time)),
+            _ => None,
+        }
+    }
+}
+
+impl Memory {
+    /// What is remembered of a machine.
+    pub fn recall(&self, machine: &VirtualMachine) -> Acquaintance {
+        machine.uid().and_then(|uid| self.machines().get(&uid).cloned()).unwrap_or_default()
+    }
+
+    /// A machine as it is remembered.
+    pub fn replica(&self, machine: &Arc<VirtualMachine>) -> Replica {
+        let Acquaintance { heard, silent_since, .. } = self.recall(machine);
+        Replica { machine: Arc::clone(machine), heard: heard.map(|(heard, _)| heard), silent_since }
+    }
+
+    /// Takes in what a machine was heard to do.
+    pub fn hear(&self, machine: &VirtualMachine, heard: &Heard, now: Timestamp) {
+        let Some(uid) = machine.uid() else { return };
+        let mut machines = self.machines();
+        let known = machines.entry(uid).or_default();
+        let silent = matches!(heard, Heard::Nothing);
+        known.silent_since = silent.then(|| known.silent_since.unwrap_or(now));
+        known.heard = Some((heard.clone(), now));
+    }
+
+    /// Whether what a machine counted was asked for longer ago than this; from now on it wasn't.
+    pub fn is_time_to_count(&self, machine: &VirtualMachine, every: Duration, now: Timestamp) -> bool {
+        let Some(uid) = machine.uid() else { return false };
+        let mut machines = self.machines();
+        let known = machines.entry(uid).or_default();
+        let age = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default();
+        let due = known.counted.is_none_or(|time| age(time) >= every);
+        if due {
+            known.counted = Some(now);
+        }
+        due
+    }
+
+    /// The key of a router, if it is known in this generation.
+    pub fn key(&self, uid: &str, generation: i32) -> Option<PrivateKey> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.get(uid).filter(|(known, _)| *known == generation).map(|(_, key)| key.clone())
+    }
+
+    /// This is the key of a router.
+    pub fn remember_key(&self, uid: String, generation: i32, key: PrivateKey) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, (generation, key));
+    }
+
+    /// A router has no key any more.
+    pub fn forget_key(&self, uid: &str) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+
+    /// Forgets machines that are none any more.
+    pub fn forget_the_gone(&self, context: &Context) {
+        self.machines().retain(|uid, _| context.caches.machines.has_uid(uid));
+    }
+
+    fn machines(&self) -> MutexGuard<'_, HashMap<String, Acquaintance>> {
+        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
