@@ -320,7 +320,8 @@ impl Host for Way {
             let domain = world.host(name).domains.get_mut(&uuid);
             let answer = domain.map(|domain| {
                 let before = domain.router.hash.clone();
-                let answer = domain.router.run(command);
+                let cards: Vec<_> = domain.spec.nics.iter().map(|nic| nic.mac.to_string()).collect();
+                let answer = domain.router.run(command, &cards);
                 (answer, domain.router.hash != before)
             });
             if answer.as_ref().is_some_and(|(_, changed)| *changed) {

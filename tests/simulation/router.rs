@@ -33,15 +33,15 @@ struct Document {
 }
 
 impl RouterGuest {
-    /// What `cascina-router` answers.
-    pub fn run(&mut self, command: &GuestCommand) -> GuestOutput {
+    /// What `cascina-router` answers in a guest with these cards.
+    pub fn run(&mut self, command: &GuestCommand, cards: &[String]) -> GuestOutput {
         assert_eq!(command.program, "cascina-router", "a router has no other program for the operator");
         let arguments: Vec<_> = command.arguments.iter().map(String::as_str).collect();
         match arguments[..] {
             ["state"] => said(&json!({"hash": self.hash, "leads": self.leads, "documents": self.documents})),
             ["count", "0"] => said(&json!({"connections": 1, "mostConnections": 100})),
             ["take", place] => self.take(place.parse().unwrap(), &command.input),
-            ["apply"] => self.apply(),
+            ["apply"] => self.apply(cards),
             _ => panic!("cascina-router doesn't know {arguments:?}"),
         }
     }
@@ -55,11 +55,21 @@ impl RouterGuest {
         GuestOutput { exit_code: Some(0), ..GuestOutput::default() }
     }
 
-    fn apply(&mut self) -> GuestOutput {
+    fn apply(&mut self, cards: &[String]) -> GuestOutput {
         let bundle: Bundle = serde_json::from_slice(&self.bundle).expect("a whole bundle");
         let lacks = |(name, document): &(&String, &Document)| {
             document.content.is_none() && self.documents.get(*name) != Some(&document.hash)
         };
+        let interfaces = bundle.documents.get("interfaces.json").and_then(|document| document.content.as_ref());
+        if let Some(interfaces) = interfaces.map(|content| serde_json::from_str::<Value>(content).unwrap()) {
+            let is_there = |card: &Value| {
+                let own = card["cards"].as_array().into_iter().flatten();
+                card.is_null()
+                    || own.filter_map(|own| own["mac"].as_str()).any(|mac| cards.iter().any(|card| card == mac))
+            };
+            // A real one has replaced its wall by then, and finds no card behind it.
+            assert!(["farm", "public"].iter().all(|name| is_there(&interfaces[*name])), "{cards:?}, not {interfaces}");
+        }
         // Empty for one that is alone.
         if let Some(turns) = bundle.documents.get("keepalived.conf").and_then(|document| document.content.as_ref()) {
             self.leads = (!turns.is_empty()).then_some(self.leads == Some(true));

@@ -52,7 +52,10 @@ pub fn fate(view: &View, seat: RouterSeat, documents: Option<&Arc<Documents>>, n
         Ok(tell) => (tell, None),
         Err(wait) => (None, Some(wait)),
     };
-    let wait = what_ails(machine).or(held).or_else(|| view.desired.as_ref().err().cloned());
+    let wait = what_ails(machine)
+        .or(held)
+        .or_else(|| changed.filter(|_| tell.is_none()))
+        .or_else(|| view.desired.as_ref().err().cloned());
     (steps, Seat { name, wait, tell })
 }
 
@@ -135,11 +138,13 @@ fn is_spare(view: &View, seat: RouterSeat, replica: &Replica, documents: Option<
     };
     let stands = other.machine.metadata.deletion_timestamp.is_none()
         && other.machine.status.as_ref().is_some_and(|status| is_true(&status.conditions, READY));
-    // One that is alone has the gateway's address for itself: the others are told what to do when it is gone.
+    // One that is alone has the gateway's address for itself: the others are told what to do when it is gone. And of one that has
+    // to go too, perhaps because it has no card for what it would be told, no more is asked than that it runs.
     let was_alone = replica.machine.router().is_some_and(|role| role.seat == RouterSeat::Only);
-    let works = was_alone || documents.is_some_and(|documents| other.works_by(documents));
-    let goes_first = outdated(view, others_seat, other).is_none()
-        || if other.leads() == replica.leads() { seat == RouterSeat::Second } else { other.leads() };
+    let goes_too = outdated(view, others_seat, other).is_some();
+    let works = was_alone || goes_too || documents.is_some_and(|documents| other.works_by(documents));
+    let goes_first =
+        !goes_too || if other.leads() == replica.leads() { seat == RouterSeat::Second } else { other.leads() };
     stands && works && goes_first
 }
 
@@ -157,7 +162,9 @@ fn telling(
     if seat != RouterSeat::Only && view.ours().any(alone) {
         return Err(Wait::new("MachineLeaving", "the router that was alone makes way first"));
     }
-    let sits = machine.router().is_some_and(|role| role.seat == seat);
+    // One whose card is made for another public address goes on by what it has until it is replaced.
+    let own = view.addresses.own().map(|address| address.to_string());
+    let sits = machine.router().is_some_and(|role| role.seat == seat && role.public_ips.first() == own.as_ref());
     let status = machine.status.as_ref().filter(|status| sits && status.phase == Some(Phase::Running));
     let uuid = machine.metadata.uid.as_ref().and_then(|uid| uid.parse().ok());
     let (Some(status), Some(uuid), Some(documents)) = (status, uuid, documents) else { return Ok(None) };

@@ -138,7 +138,6 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     act::act(context, &view.router.namespace().unwrap_or_default(), &plan.steps).await?;
     tell_of_deletions(context, &view.router, &plan.steps).await;
     let heard = tell_all(context, memory, &view, &plan).await?;
-    count(context, memory, &view, &plan, &heard).await?;
 
     let now = context.clock.now();
     let replicas = view.replicas.iter().map(|one| memory.replica(&one.machine)).collect();
@@ -158,6 +157,8 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
             context.events.normal(about, &news.reason, "Reconcile", news.note).await;
         }
     }
+    // Last: a host that just went away is no reason to say nothing of the router.
+    count(context, memory, &view, &plan, &heard).await?;
     let works = |heard: &Option<Heard>| matches!(heard, Some(Heard::InForce(_)));
     let at_rest = plan.steps.is_empty() && plan.seats.iter().all(|seat| seat.wait.is_none()) && heard.iter().all(works);
     let nobody_is_told = plan.seats.iter().all(|seat| seat.tell.is_none());

@@ -121,6 +121,21 @@ fn of_two_that_are_outdated_the_one_goes_first_whose_turn_it_is_not() {
 }
 
 #[test]
+fn with_another_public_address_the_one_whose_turn_it_is_goes_on_by_the_old_one_until_the_other_works() {
+    let moved = |one: &mut Replica| {
+        let role = machine(one).status.as_mut().unwrap().router.as_mut().unwrap();
+        role.public_ips = vec!["198.51.100.22".into()];
+        one.heard = None;
+    };
+    let first = does(&pair(&[&moved, &moved]), &["delete: PublicAddressChanged"]);
+    assert!(format!("{:?}", first.steps).contains("farm-a-router-1"));
+    let new = does(&pair(&[&moved, &|one| one.heard = None]), &[]);
+    assert_eq!(told(&new), [false, true], "it has no card for what it would be told");
+    assert_eq!(new.seats[0].wait.as_ref().unwrap().reason, "PublicAddressChanged");
+    does(&pair(&[&moved, &stays]), &["delete: PublicAddressChanged"]);
+}
+
+#[test]
 fn one_that_is_silent_makes_way_whatever_the_other_does() {
     let silent = |one: &mut Replica| one.silent_since = now().checked_sub(Duration::from_secs(60)).ok();
     does(&pair(&[&silent, &|one| one.heard = None]), &["delete: RouterSilent"]);
