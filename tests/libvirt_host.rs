@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use cascina::api::{Bytes, DiskFormat, Virtualization};
 use cascina::libvirt::{
     CallObserver, ConsoleLog, Credentials, DataDisk, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware,
-    GuestCommand, Host, HostConfig, HostError, Kernel, LONGEST_GUEST_INPUT, LibvirtHost, Nic, OwnershipTag, Progress,
-    RootDisk, RuleSet, StopReason, VolumeSpec,
+    GuestCommand, Host, HostConfig, HostError, HostEvent, Kernel, LONGEST_GUEST_INPUT, LibvirtHost, Nic, OwnershipTag,
+    Progress, RootDisk, RuleSet, StopReason, VolumeSpec,
 };
 use cascina::network::{Hold, MacAddress};
 use sha2::{Digest, Sha256};
@@ -262,6 +262,56 @@ async fn a_machine_lives_and_dies() {
     let survey = host.survey().await.unwrap();
     assert!(!survey.domains.contains_key(&spec.uuid));
     assert!(!survey.volumes.iter().any(|name| name.contains(&spec.uuid.to_string())), "{:?}", survey.volumes);
+}
+
+/// What a host tells, heard as the fleet hears it: anew at every heartbeat.
+struct Listener(tokio::sync::mpsc::UnboundedReceiver<HostEvent>);
+
+impl Listener {
+    fn to(host: &Arc<LibvirtHost>) -> Self {
+        let (host, (sender, receiver)) = (host.clone(), tokio::sync::mpsc::unbounded_channel());
+        tokio::spawn(async move {
+            while !sender.is_closed() {
+                if let Ok(event) = tokio::time::timeout(Duration::from_secs(1), host.event()).await {
+                    let _ = sender.send(event);
+                }
+            }
+        });
+        Self(receiver)
+    }
+
+    async fn until(&mut self, wanted: HostEvent) {
+        let heard = async { while self.0.recv().await != Some(wanted) {} };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap_or_else(|_| panic!("never heard {wanted:?}"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_tells_that_a_domain_stopped_also_after_it_was_away() {
+    let Some(the_box) = the_box().await else { return };
+    let host = Arc::new(the_box.host("worker-1"));
+    let mut listener = Listener::to(&host);
+    let spec = machine("told", 12);
+    host.ensure_filter(RuleSet::Machine).await.unwrap();
+    make_volumes(&host, &spec).await;
+    host.define(&spec).await.unwrap();
+    host.start(spec.uuid).await.unwrap();
+    host.destroy(spec.uuid).await.unwrap();
+    timed("told that it stopped, after the call returned", listener.until(HostEvent::Domain(spec.uuid))).await;
+
+    the_box.power("crash", "worker-1");
+    let started = Instant::now();
+    while host.survey().await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    // The listener notices at the next heartbeat.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    while listener.0.try_recv().is_ok() {}
+    host.start(spec.uuid).await.unwrap();
+    host.destroy(spec.uuid).await.unwrap();
+    listener.until(HostEvent::Domain(spec.uuid)).await;
+    remove(&host, &spec).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -542,7 +592,8 @@ async fn a_guest_answers_by_its_agent_and_shuts_down() {
         println!("SKIPPED: the box has built no appliance");
         return;
     };
-    let host = the_box.host("worker-1");
+    let host = Arc::new(the_box.host("worker-1"));
+    let mut listener = Listener::to(&host);
     let mut spec = machine("agent", 11);
     let names = ["kernel", "initrd"].map(|kind| format!("test-{}-{kind}", spec.uuid));
     spec.firmware = Firmware::Kernel(Kernel {
@@ -565,6 +616,7 @@ async fn a_guest_answers_by_its_agent_and_shuts_down() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     println!("{:>7.3} s  from start to the agent's first answer", started.elapsed().as_secs_f64());
+    timed("told that it came, after it answered", listener.until(HostEvent::Agent(spec.uuid))).await;
     timed("an agent that answers", host.agent_answers(spec.uuid)).await.unwrap();
 
     // As much as a command is given at most, and more.

@@ -107,6 +107,15 @@ impl HostError {
     }
 }
 
+/// What a host tells by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostEvent {
+    /// A domain stopped, was paused, goes on or isn't defined any more.
+    Domain(DomainUuid),
+    /// The agent of its guest came or went.
+    Agent(DomainUuid),
+}
+
 /// What a host is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -322,6 +331,12 @@ pub trait Host: Send + Sync + 'static {
     /// When the certificates between us and the host end. A host that is reached without has none.
     async fn certificates(&self) -> Certificates {
         Certificates::default()
+    }
+
+    /// What the host tells next, as a reason to look: it may tell too much, and what it told while nobody waited may be
+    /// lost. One that tells nothing is waited for without end.
+    async fn event(&self) -> HostEvent {
+        std::future::pending().await
     }
 
     /// Whether the guest's agent answers now.

@@ -16,7 +16,10 @@ use super::certificates::{self, Certificates};
 use super::config::{ConfigError, HostConfig};
 use super::credentials::Door;
 use super::error::Failure;
-use super::host::{Connect, GuestCommand, GuestOutput, Host, HostError, Progress, Result, Survey, SurveyedDomain};
+use super::events::News;
+use super::host::{
+    Connect, GuestCommand, GuestOutput, Host, HostError, HostEvent, Progress, Result, Survey, SurveyedDomain,
+};
 use super::link::{Link, Session};
 use super::spec::{DomainSpec, DomainUuid, Nic, VolumeSpec};
 use super::survey::{self, Known};
@@ -49,6 +52,7 @@ pub struct LibvirtHost {
     uploads: Arc<Semaphore>,
     long_writes: Arc<Semaphore>,
     agents: AgentTurns,
+    news: News,
 }
 
 /// The way to hosts over libvirt RPC.
@@ -69,6 +73,7 @@ impl LibvirtHost {
             place: Place { pool: config.pool.clone(), shared: config.shared },
             reads: link(),
             writes: link(),
+            news: News::new(Link::new(door.clone(), config.connect_deadline, 1)),
             door,
             known: Arc::default(),
             starts: Arc::new(Semaphore::new(config.starts_in_flight.max(1))),
@@ -153,7 +158,11 @@ impl fmt::Debug for LibvirtHost {
 impl Host for LibvirtHost {
     async fn survey(&self) -> Result<Survey> {
         let (place, known) = (self.place.clone(), self.known.clone());
-        self.read("survey", move |session| survey::read(session, &place, &known)).await
+        let read = self.read("survey", move |session| survey::read(session, &place, &known)).await;
+        if read.as_ref().is_err_and(HostError::is_silence) {
+            self.news.distrust();
+        }
+        read
     }
 
     async fn domain(&self, uuid: DomainUuid) -> Result<Option<SurveyedDomain>> {
@@ -296,6 +305,14 @@ impl Host for LibvirtHost {
         let answers = asked.await.map(|answer| answer == Some(true));
         self.agents.note(uuid, matches!(answers, Ok(true)));
         answers
+    }
+
+    async fn event(&self) -> HostEvent {
+        if let Err(error) = self.observed("listen", self.news.listen(self.config.call_deadline)).await {
+            tracing::debug!(host = %self.config.name, %error, "the host tells nothing by itself");
+            return std::future::pending().await;
+        }
+        self.news.next().await
     }
 
     async fn run_in_guest(&self, uuid: DomainUuid, command: &GuestCommand) -> Result<Option<GuestOutput>> {

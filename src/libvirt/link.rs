@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use tokio::sync::mpsc::Sender;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
@@ -22,7 +23,8 @@ use virt::{error, event};
 
 use super::credentials::Door;
 use super::error::{Failure, if_broken};
-use super::host::HostError;
+use super::events::Ear;
+use super::host::{HostError, HostEvent};
 use super::unstick::{Bystanders, Line};
 
 /// As many connections as there are calls at once, and the calls that wait for their turn.
@@ -47,6 +49,7 @@ struct Open {
     connection: Connect,
     line: Arc<Line>,
     number: u64,
+    ear: Ear,
 }
 
 /// What a call works with.
@@ -98,6 +101,11 @@ impl Session {
         self.open.number
     }
 
+    /// Has the host tell over this connection what happens, from now until the connection ends.
+    pub(super) fn listen(&self, heard: &Sender<HostEvent>) -> Result<(), Failure> {
+        self.open.ear.listen(&self.open.connection, heard)
+    }
+
     /// Tells that the call gets on: its deadline starts anew. A call that nobody waits for any more is refused.
     pub(super) fn beat(&self) -> Result<(), Failure> {
         self.pulse.beats.fetch_add(1, Ordering::Relaxed);
@@ -142,6 +150,11 @@ impl Link {
             }
             heard = beats;
         }
+    }
+
+    /// Takes the connections that no call uses out of use, after another one to the same host fell silent.
+    pub(super) fn let_go_of_idle(&self) {
+        self.inner.let_go_of_idle();
     }
 
     async fn attempt<T, W>(&self, pulse: Arc<Pulse>, work: W) -> Result<T, Failure>
@@ -219,7 +232,8 @@ impl Inner {
             watch.abort();
         }
         let (connection, line) = (opened?, Arc::new(bystanders.newcomers()));
-        Ok(Open { connection, line, number: self.opened.fetch_add(1, Ordering::Relaxed) })
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(Open { connection, line, number, ear: Ear::default() })
     }
 }
 
@@ -233,6 +247,7 @@ impl Open {
     /// Closes the connection without asking a daemon that may not answer.
     fn close(self) {
         self.line.cut();
+        self.ear.close(&self.connection);
     }
 }
 

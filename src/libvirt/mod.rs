@@ -8,6 +8,7 @@ mod credentials;
 mod domain_xml;
 mod domains;
 mod error;
+mod events;
 mod filters;
 mod form;
 #[cfg(any(test, fuzzing))]
@@ -34,8 +35,8 @@ pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved}
 pub use domain_xml::{is_name as is_domain_name, name as domain_name};
 pub use form::{DomainForm, Forms, NicForm};
 pub use host::{
-    Connect, DomainRun, GuestCommand, GuestOutput, Host, HostError, HostFacts, LONGEST_GUEST_INPUT, PoolSpace,
-    Progress, Result, StopReason, Survey, SurveyedDomain,
+    Connect, DomainRun, GuestCommand, GuestOutput, Host, HostError, HostEvent, HostFacts, LONGEST_GUEST_INPUT,
+    PoolSpace, Progress, Result, StopReason, Survey, SurveyedDomain,
 };
 pub use libvirt_host::{LibvirtHost, connect};
 pub use process::end_process;

@@ -11,6 +11,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::Change;
 use crate::controllers::observed::Observed;
 use crate::controllers::vanish::Guard;
 use crate::libvirt::{Certificates, DomainUuid, Host, HostError, Survey};
@@ -72,6 +73,13 @@ impl FleetHost {
     /// What was last seen.
     pub fn view(&self) -> HostView {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Something happened to a domain of ours, as far as that is known.
+    pub(super) fn change_of(&self, uuid: DomainUuid) -> Option<Change> {
+        let survey = self.view().survey;
+        let tag = survey.present()?.domains.get(&uuid)?.tag.clone()?;
+        Some(Change::Domain(self.name.clone(), tag))
     }
 
     /// Says what it has to be: what another one answers doesn't count.

@@ -3,7 +3,7 @@
 mod host;
 mod news;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::observed::Observed;
 use super::vanish::Claims;
 use crate::clock::Clock;
-use crate::libvirt::Host;
+use crate::libvirt::{DomainUuid, Host, HostEvent};
 pub use host::{Expected, FleetHost, HostView};
 pub use news::Change;
 use news::take_in;
@@ -26,6 +26,9 @@ const BACKLOG: usize = 4096;
 
 /// After a start, connections are opened within this time; a host without one later has none.
 const OPENING: Duration = Duration::from_secs(10);
+
+/// A host that tells much is not read more often than this.
+const PACE: Duration = Duration::from_millis(200);
 
 /// What the objects say that a host of this name should have.
 type ClaimsOf = Box<dyn Fn(&str, Timestamp) -> Claims + Send + Sync>;
@@ -152,6 +155,7 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
         let Some(host) = host.upgrade() else { return };
         let Some(begun) = fleet.upgrade().map(|fleet| fleet.clock.now()) else { return };
         let answer = host.survey().await;
+        let answers = answer.is_ok();
         let Some(fleet) = fleet.upgrade() else { return };
         let claims = fleet.claims(&host.name, begun);
         let changes = take_in(&host, answer, &claims, begun, fleet.clock.now());
@@ -159,9 +163,66 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
             // Nobody listening is fine.
             let _ = fleet.changes.send(change);
         }
+        let changes = fleet.changes.clone();
         drop(fleet);
-        let woken = host.wake.notified();
+        // One that doesn't answer isn't asked to tell: it would hold up its own return.
+        let events = stream::unfold((), |()| async { Some((host.host.event().await, ())) });
+        let events = if answers { events.boxed() } else { stream::pending().boxed() };
+        // No survey tells of agents: the machine asks its own.
+        let agent = |uuid| {
+            if let Some(change) = host.change_of(uuid) {
+                let _ = changes.send(change);
+            }
+        };
         // A timeout is the next heartbeat, a wake-up an early one: either way the host is read again.
-        let _ = tokio::time::timeout(heartbeat, woken).await;
+        let _ = timeout(heartbeat, woken(&host.wake, events, agent)).await;
+    }
+}
+
+/// Ends when there is a reason to read a host before the next heartbeat. Of an agent that came or went is told: once, since it is
+/// the guest that decides how often that happens.
+async fn woken(wake: &Notify, mut events: impl Stream<Item = HostEvent> + Unpin, agent: impl Fn(DomainUuid)) {
+    let told = async {
+        let soon = Instant::now() + PACE;
+        let mut agents = HashSet::new();
+        loop {
+            match events.next().await {
+                Some(HostEvent::Agent(uuid)) if agents.insert(uuid) => agent(uuid),
+                Some(HostEvent::Agent(_)) => {}
+                Some(HostEvent::Domain(_)) => break,
+                None => std::future::pending().await,
+            }
+        }
+        sleep_until(soon).await;
+    };
+    tokio::select! {
+        () = wake.notified() => {}
+        () = told => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use uuid::Uuid;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_is_read_early_for_a_domain_and_not_for_an_agent() {
+        let [one, other] = [1, 2].map(|number| DomainUuid(Uuid::from_u128(number)));
+        let (wake, asked, begin) = (Notify::new(), RefCell::new(Vec::new()), Instant::now());
+        let told = |events: &[HostEvent]| stream::iter(events.to_vec()).chain(stream::pending());
+        let agents = [one, other, one].map(HostEvent::Agent);
+        let agent = |uuid| asked.borrow_mut().push(uuid);
+        assert!(timeout(Duration::from_secs(5), woken(&wake, told(&agents), agent)).await.is_err());
+        assert_eq!(*asked.borrow(), [one, other], "each is asked once");
+
+        let begin_of_domain = begin.elapsed();
+        woken(&wake, told(&[HostEvent::Domain(one)]), agent).await;
+        assert_eq!(begin.elapsed() - begin_of_domain, PACE);
+        wake.notify_one();
+        woken(&wake, told(&[]), agent).await;
+        assert_eq!(begin.elapsed() - begin_of_domain, PACE, "whoever asks for it gets it at once");
     }
 }
