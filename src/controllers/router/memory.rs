@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::talk::Heard;
+use super::talk::{Hashes, Heard};
 use crate::api::VirtualMachine;
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
@@ -61,6 +61,8 @@ pub struct Memory {
 pub struct Acquaintance {
     /// What it was last heard to do, and when.
     pub heard: Option<(Heard, Timestamp)>,
+    /// The files that it last said to work by.
+    documents: Option<Arc<Documents>>,
     /// Since when its agent hasn't answered.
     pub silent_since: Option<Timestamp>,
     /// When what it counted was last asked for.
@@ -76,6 +78,14 @@ impl Acquaintance {
             _ => None,
         }
     }
+
+    /// The files that it last said to work by, if it said so after this time: the one hash of all, and that of each.
+    #[must_use]
+    pub fn in_force_since(&self, time: Option<Timestamp>) -> Option<(Hash, Hashes)> {
+        let (hash, _) = self.hash().filter(|(_, heard)| time.is_none_or(|time| *heard > time))?;
+        let files = self.documents.as_ref()?.hashes().into_iter();
+        Some((hash, files.map(|(name, hash)| (name.file().to_owned(), hash.to_string())).collect()))
+    }
 }
 
 impl Memory {
@@ -90,14 +100,15 @@ impl Memory {
         Replica { machine: Arc::clone(machine), heard: heard.map(|(heard, _)| heard), silent_since }
     }
 
-    /// Takes in what a machine was heard to do.
-    pub fn hear(&self, machine: &VirtualMachine, heard: &Heard, now: Timestamp) {
+    /// Takes in what a machine was heard to do after it was told these documents.
+    pub fn hear(&self, machine: &VirtualMachine, heard: &Heard, told: &Arc<Documents>, now: Timestamp) {
         let Some(uid) = machine.uid() else { return };
         let mut machines = self.machines();
         let known = machines.entry(uid).or_default();
         let silent = matches!(heard, Heard::Nothing);
         known.silent_since = silent.then(|| known.silent_since.unwrap_or(now));
         known.heard = Some((heard.clone(), now));
+        known.documents = matches!(heard, Heard::InForce(_)).then(|| Arc::clone(told));
     }
 
     /// Whether what a machine counted was asked for longer ago than this; from now on it wasn't.
@@ -136,5 +147,30 @@ impl Memory {
 
     fn machines(&self) -> MutexGuard<'_, HashMap<String, Acquaintance>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::talk::Working;
+    use super::super::tests::{now, running, the_router, view};
+    use super::*;
+
+    #[test]
+    fn what_a_machine_said_before_it_was_started_again_says_nothing_of_its_files() {
+        let documents = Arc::new(view(the_router(), None).desired.unwrap().router.documents());
+        let working = Working { hash: documents.hash(), leads: None, peers: BTreeMap::new() };
+        let (machine, memory) = (running(), Memory::default());
+        let ago = |seconds| Some(now() - Duration::from_secs(seconds));
+        assert!(memory.recall(&machine).in_force_since(None).is_none(), "it was never heard");
+        memory.hear(&machine, &Heard::InForce(working), &documents, now());
+        let known = memory.recall(&machine);
+        let (hash, files) = known.in_force_since(ago(1)).unwrap();
+        assert_eq!((hash, files.len()), (documents.hash(), documents.iter().count()));
+        assert!(known.in_force_since(None).is_some() && known.in_force_since(ago(0)).is_none());
+        memory.hear(&machine, &Heard::Refuses("no".to_owned()), &documents, now());
+        assert!(memory.recall(&machine).in_force_since(ago(1)).is_none(), "what it has then is asked");
     }
 }

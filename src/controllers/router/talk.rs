@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
+use tracing::debug;
 
 use crate::libvirt::{DomainUuid, GuestCommand, GuestOutput, Host, HostError};
 use crate::metrics::Counted;
@@ -21,6 +23,9 @@ const APPLY: Duration = Duration::from_secs(60);
 
 /// The longest text of a router that is told on, in bytes.
 const LONGEST: usize = 300;
+
+/// Hashes of files, by their names, as a router tells them.
+pub type Hashes = BTreeMap<String, String>;
 
 /// What a router was heard to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,7 +66,7 @@ pub struct Peer {
 #[serde(default)]
 struct State {
     hash: String,
-    documents: BTreeMap<String, String>,
+    documents: Hashes,
     leads: Option<bool>,
     peers: BTreeMap<String, Peer>,
 }
@@ -99,11 +104,17 @@ pub struct Guest<'a> {
 }
 
 impl Guest<'_> {
-    /// Makes the router work by these documents; those that it has are not sent.
+    /// Makes the router work by these documents; those that it has are not sent. `has` are the hashes of those that it has by
+    /// all that is known, where others are; it is asked if that isn't known, or turns out to be wrong.
     ///
     /// # Errors
     /// The host can't be asked. Whatever the guest says is part of what is heard.
-    pub async fn bring_to(&self, documents: &Documents) -> Result<Heard, HostError> {
+    pub async fn bring_to(&self, documents: &Documents, has: Option<Hashes>) -> Result<Heard, HostError> {
+        if let Some(has) = has
+            && let Sent::Heard(heard) = self.send(documents, &has).await?
+        {
+            return Ok(heard);
+        }
         let Some(answer) = self.run(["state"], &[], QUESTION).await? else { return Ok(Heard::Nothing) };
         let Some(state) = read::<State>(&answer) else { return Ok(nonsense("state", &answer)) };
         let wanted = documents.hash();
@@ -111,7 +122,7 @@ impl Guest<'_> {
             return Ok(Heard::InForce(Working { hash: wanted, leads: state.leads, peers: state.peers }));
         }
         match self.send(documents, &state.documents).await? {
-            Sent::Missing => match self.send(documents, &BTreeMap::new()).await? {
+            Sent::Missing => match self.send(documents, &Hashes::new()).await? {
                 Sent::Missing => Ok(Heard::Refuses("it misses files that it was sent".to_owned())),
                 Sent::Heard(heard) => Ok(heard),
             },
@@ -139,7 +150,7 @@ impl Guest<'_> {
         Ok(Some(counted))
     }
 
-    async fn send(&self, documents: &Documents, known: &BTreeMap<String, String>) -> Result<Sent, HostError> {
+    async fn send(&self, documents: &Documents, known: &Hashes) -> Result<Sent, HostError> {
         for (place, piece) in pieces(&documents.bundle(known)) {
             let Some(answer) = self.run(["take", &place.to_string()], piece, QUESTION).await? else {
                 return Ok(Sent::Heard(Heard::Nothing));
@@ -174,7 +185,10 @@ impl Guest<'_> {
             input: input.to_vec(),
             within,
         };
-        match self.host.run_in_guest(self.uuid, &command).await {
+        let begun = Instant::now();
+        let outcome = self.host.run_in_guest(self.uuid, &command).await;
+        debug!(domain = %self.uuid, ?arguments, seconds = begun.elapsed().as_secs_f64(), "asked a router");
+        match outcome {
             // A guest that is slow or talks nonsense is no trouble of the host's.
             Err(error) if !error.is_silence() => {
                 Ok(Some(GuestOutput { errors: error.to_string().into_bytes(), ..GuestOutput::default() }))

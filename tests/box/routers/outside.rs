@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::namespaces::in_namespace;
 
@@ -14,6 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub const NAME: &str = "www.elsewhere.test";
 
 /// The box's outside.
+#[derive(Clone)]
 pub struct Outside {
     namespace: String,
     /// Its address, which is also that of both servers.
@@ -50,6 +52,21 @@ impl Outside {
             stream.read_to_string(&mut text).ok()?;
             text.split_once("\r\n\r\n").map(|(_, page)| page.trim().to_owned())
         })
+    }
+
+    /// Whether a web server says this within the time. One browser after another begins every 100 ms and none waits for those
+    /// before it: what is dropped would be sent again only after a second.
+    pub fn says(&self, address: Ipv4Addr, port: u16, page: &str, within: Duration) -> bool {
+        let begin = Instant::now();
+        let (tell, hear) = mpsc::channel();
+        while begin.elapsed() < within {
+            let (browser, tell, page) = (self.clone(), tell.clone(), page.to_owned());
+            thread::spawn(move || browser.page(address, port).is_some_and(|said| said == page).then(|| tell.send(())));
+            if hear.recv_timeout(Duration::from_millis(100)).is_ok() {
+                return true;
+            }
+        }
+        false
     }
 }
 

@@ -74,7 +74,7 @@ async fn of_two_routers_the_other_takes_its_turn() {
     let one = farm.tenant.ready("one").await;
     farm.says(&one, "hostname > /etc/hostname; httpd -p 7 -h /etc");
     let own = farm.router().await.status.unwrap().public_ip.unwrap().parse().unwrap();
-    farm.until_page(own, 2222, Some("one")).await;
+    farm.until_page(own, 2222, "one");
 
     // A farm that has one gets the other.
     let begin = Instant::now();
@@ -128,12 +128,12 @@ async fn of_two_routers_the_other_takes_its_turn() {
     // It comes back, and interrupts nothing.
     let router = until_redundant(&farm).await;
     assert_eq!(turns(&router), (standby, leader));
-    farm.until_page(own, 2222, Some("one")).await;
+    farm.until_page(own, 2222, "one");
 
     farm.changes(json!({"router": {"replicas": 1}})).await;
     let alone = |router: &VRouter| is_ready(router) && turns(router) == ("farm-router-0".into(), String::new());
     the_box.until(&farm.routers(), "farm", "is one again", BOOT, alone).await;
-    farm.until_page(own, 2222, Some("one")).await;
+    farm.until_page(own, 2222, "one");
     the_box.until_gone(&farm.tenant.machines(), "farm-router-1", SOON).await;
     let uids = machines.map(|machine| machine.uid().unwrap());
     farm.tenant.farms().delete("farm", &Default::default()).await.unwrap();
