@@ -88,7 +88,9 @@ fn edit() -> impl Strategy<Value = Edit> {
 }
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    // Asked at run time: checkouts may share what was built.
+    let checkout = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs the tests");
+    let folder = Path::new(&checkout).join("fuzz/corpus").join(name);
     let files = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let corpus: Vec<_> = files.map(|file| std::fs::read(file.unwrap().path()).unwrap()).collect();
     assert!(!corpus.is_empty(), "{} has nothing to begin with", folder.display());
