@@ -9,6 +9,8 @@ mod appliance;
 mod attacks;
 #[path = "router/dns.rs"]
 mod dns;
+#[path = "support/emulated.rs"]
+mod emulated;
 #[path = "support/namespaces.rs"]
 mod namespaces;
 #[path = "router/place.rs"]

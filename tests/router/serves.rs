@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::appliance::MEMORY;
 use super::dns::{addresses, name_of, serve};
 use super::place::{ELASTIC, GATEWAY, LOGIN, NAME_SERVER, PUBLIC, Place, WEB_SERVER, WORKER, told};
 use super::talk::{greet, greeting};
+use crate::emulated::MEMORY;
 use crate::namespaces::ip;
 
 #[test]
