@@ -1,0 +1,117 @@
+//! The running box, its hosts, and what is done to them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use cascina::libvirt::{Credentials, HostConfig, LibvirtHost};
+use tempfile::TempDir;
+
+/// The tests share hosts, and one of them hangs a host.
+static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+pub struct TheBox {
+    /// Where its state is kept.
+    pub directory: PathBuf,
+    /// What its addresses follow from.
+    pub index: String,
+    /// Gone with it.
+    pub runtime: TempDir,
+    _turn: tokio::sync::MutexGuard<'static, ()>,
+}
+
+/// The running box; `None`, and a line that says so: there is none.
+pub async fn the_box() -> Option<TheBox> {
+    let Some(directory) = std::env::var_os("CASCINA_BOX_DIR").map(PathBuf::from) else {
+        println!("SKIPPED: CASCINA_BOX_DIR is not set; `make test` runs this against the box");
+        return None;
+    };
+    let environment = fs::read_to_string(directory.join("env")).unwrap();
+    let (_, index) = environment.split_once("CASCINA_BOX_INDEX='").unwrap();
+    let index = index.split('\'').next().unwrap().to_owned();
+    let turn = ONE_AT_A_TIME.lock().await;
+    Some(TheBox { directory, index, runtime: tempfile::tempdir().unwrap(), _turn: turn })
+}
+
+impl TheBox {
+    pub fn config(&self, name: &str, identity: &str) -> HostConfig {
+        let last = BTreeMap::from([("worker-1", 11), ("worker-2", 12), ("service-1", 21), ("service-2", 22)])[name];
+        let pki = self.directory.join("pki").join(identity);
+        let credentials = Credentials::Tls {
+            ca: fs::read(pki.join("cacert.pem")).unwrap(),
+            certificate: fs::read(pki.join("clientcert.pem")).unwrap(),
+            key: fs::read(pki.join("clientkey.pem")).unwrap(),
+        };
+        let uri = format!("qemu+tls://198.18.{}.{last}/system", self.index);
+        let mut config = HostConfig::new(name, uri, credentials, "cascina", self.runtime.path());
+        config.shared = name.starts_with("service");
+        config
+    }
+
+    pub fn host(&self, name: &str) -> LibvirtHost {
+        LibvirtHost::new(self.config(name, "operator")).unwrap()
+    }
+
+    pub fn power(&self, verb: &str, name: &str) {
+        self.script("host", &[verb, name]);
+    }
+
+    /// A script in `box/` of the repository that the box belongs to. It works on namespaces, so it runs in the network
+    /// that the runner of the tests came from, where that is known (`CASCINA_BOX_OUTSIDE=/proc/PID/ns/net`).
+    pub fn script(&self, name: &str, arguments: &[&str]) -> String {
+        let environment = fs::read_to_string(self.directory.join("env")).unwrap();
+        let (_, the_box) = environment.split_once("CASCINA_BOX='").unwrap();
+        let program = self.directory.parent().unwrap().join("box").join(name);
+        let mut command = match std::env::var("CASCINA_BOX_OUTSIDE") {
+            Ok(outside) => {
+                let mut command = Command::new("nsenter");
+                command.arg(format!("--net={outside}")).arg(program);
+                command
+            }
+            Err(_) => Command::new(program),
+        };
+        let output = command.args(arguments).env("BOX", the_box.split('\'').next().unwrap()).output().unwrap();
+        assert!(output.status.success(), "box/{name} {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Freezes a host until what is returned is dropped.
+    pub fn hang<'a>(&'a self, name: &'a str) -> Hung<'a> {
+        let hung = Hung(self, name);
+        let is_hung = |line: &str| line.starts_with(name) && line.ends_with("hung");
+        // Signals reach the threads one after the other.
+        for _ in 0..10 {
+            self.power("hang", name);
+            std::thread::sleep(Duration::from_millis(200));
+            if self.script("host", &["list"]).lines().any(is_hung) {
+                return hung;
+            }
+        }
+        panic!("{name} doesn't hang")
+    }
+
+    pub fn file(&self, length: usize) -> PathBuf {
+        let path = self.runtime.path().join("upload");
+        fs::write(&path, (0..=250).cycle().take(length).collect::<Vec<u8>>()).unwrap();
+        path
+    }
+}
+
+pub struct Hung<'a>(&'a TheBox, &'a str);
+
+impl Drop for Hung<'_> {
+    fn drop(&mut self) {
+        let verb = if std::thread::panicking() { "start" } else { "resume" };
+        self.0.power(verb, self.1);
+    }
+}
+
+/// Says how long something took: the numbers stand in the report of a test run.
+pub async fn timed<T>(what: &str, call: impl Future<Output = T>) -> T {
+    let started = Instant::now();
+    let result = call.await;
+    println!("{:>7.3} s  {what}", started.elapsed().as_secs_f64());
+    result
+}
