@@ -11,12 +11,16 @@ mod bandwidth;
 mod change;
 #[path = "isolation/ears.rs"]
 mod ears;
+#[path = "support/emulated.rs"]
+mod emulated;
 #[path = "isolation/frames.rs"]
 mod frames;
 #[path = "isolation/guests.rs"]
 mod guests;
 #[path = "support/namespaces.rs"]
 mod namespaces;
+#[path = "isolation/policing.rs"]
+mod policing;
 #[path = "isolation/public.rs"]
 mod public;
 #[path = "isolation/site.rs"]

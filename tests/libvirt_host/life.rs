@@ -1,6 +1,6 @@
 //! A machine from its definition to its removal.
 
-use cascina::api::Bytes;
+use cascina::api::{Bandwidth, Bytes};
 use cascina::libvirt::{DomainRun, Host, HostError, RuleSet, StopReason};
 
 use crate::machine::{machine, make_volumes, remove};
@@ -67,4 +67,28 @@ async fn a_machine_lives_and_dies() {
     let survey = host.survey().await.unwrap();
     assert!(!survey.domains.contains_key(&spec.uuid));
     assert!(!survey.volumes.iter().any(|name| name.contains(&spec.uuid.to_string())), "{:?}", survey.volumes);
+}
+
+/// What comes of it when a kernel polices as it is told here is tried in `isolation/bandwidth.rs`, with the same words.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_with_a_limit_is_policed_or_does_not_start() {
+    let Some(the_box) = the_box().await else { return };
+    let host = the_box.host("worker-1");
+    let mut spec = machine("limited", 13);
+    (spec.root, spec.data, spec.seed) = (None, None, None);
+    let (outbound, burst) = (Some(Bytes::new(1_000_000)), Some(Bytes::new(244 * 1024)));
+    spec.nics[0].bandwidth = Some(Bandwidth { outbound, inbound: None, burst });
+    host.ensure_filter(RuleSet::Machine).await.unwrap();
+    host.define(&spec).await.unwrap();
+    let started = host.start(spec.uuid).await;
+    let run = host.domain(spec.uuid).await.unwrap().unwrap().run;
+    remove(&host, &spec).await;
+    let Err(refused) = started else {
+        assert_eq!(run, DomainRun::Running);
+        return;
+    };
+    println!("this kernel polices nothing: {refused}");
+    assert!(matches!(run, DomainRun::Off(_)), "{run:?}");
+    let said = refused.to_string();
+    assert!(said.contains("police rate 1000kbps burst 244kb mtu 64kb drop flowid :1"), "{said}");
 }
