@@ -27,10 +27,13 @@ mod plot;
 mod process;
 #[path = "../tests/simulation/router.rs"]
 mod router;
+#[path = "scale/row.rs"]
+mod row;
 #[path = "../tests/simulation/world.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod world;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,9 +47,10 @@ use serde_json::json;
 
 use apiserver::{ApiServer, resource};
 use datacentre::{Datacentre, ours};
-use faults::{Faults, Odds};
+use faults::{Call, Faults, Odds};
 use operator::Operator;
 use process::Usage;
+use row::Row;
 
 /// The operator's.
 #[global_allocator]
@@ -72,47 +76,20 @@ struct Trouble {
 
 const TROUBLED: Trouble = Trouble { host: "host-0", machine: "crasher" };
 
-/// What one size came to.
-pub struct Row {
-    /// Machines.
-    pub machines: usize,
-    /// Seconds until every domain ran.
-    pub started: f64,
-    /// Seconds until every machine was Ready.
-    pub ready: f64,
-    /// Seconds of CPU of the operator until then.
-    pub cpu: f64,
-    /// Seconds of CPU of the API server until then.
-    pub server_cpu: f64,
-    /// Calls to the API server for each machine until then.
-    pub kubernetes: f64,
-    /// Calls to hosts for each machine until then.
-    pub libvirt: f64,
-    /// Percent of a core that the operator takes in the steady state.
-    pub steady_cpu: f64,
-    /// Calls to the API server a minute in the steady state.
-    pub steady_kubernetes: f64,
-    /// Surveys for each host and heartbeat in the steady state.
-    pub surveys: f64,
-    /// MiB of the operator.
-    pub memory: f64,
-}
-
 fn main() {
     operator::be_one();
     let given: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
     let sizes = if given.is_empty() { vec![500, 1000, 2000, 5000] } else { given };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    println!(
-        "| machines | hosts | all started | all Ready | CPU of the operator | of the API server | API calls a machine | host calls a machine | CPU at rest | API calls a minute at rest | surveys a host and heartbeat | memory |"
-    );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("{}", row::HEAD);
     let mut rows = Vec::new();
     for machines in sizes {
         let row = runtime.block_on(grow(machines));
         println!("{}", row.line());
         rows.push(row);
     }
+    println!();
+    rows.iter().for_each(|row| println!("{}", row.rest()));
     if let Some(path) = std::env::var_os("CASCINA_PLOT") {
         std::fs::write(&path, plot::plot(&rows)).unwrap();
     }
@@ -121,26 +98,6 @@ fn main() {
         "\n{BESIDE_TROUBLE} machines Ready after {calm:.1} s; beside a host that hangs and a machine that crashes every second after {troubled:.1} s: ratio {:.2}",
         troubled / calm
     );
-}
-
-impl Row {
-    fn line(&self) -> String {
-        format!(
-            "| {} | {} | {:.1} s | {:.1} s | {:.1} s | {:.1} s | {:.1} | {:.1} | {:.1} % | {:.1} | {:.2} | {:.0} MiB |",
-            self.machines,
-            hosts(self.machines),
-            self.started,
-            self.ready,
-            self.cpu,
-            self.server_cpu,
-            self.kubernetes,
-            self.libvirt,
-            self.steady_cpu,
-            self.steady_kubernetes,
-            self.surveys,
-            self.memory,
-        )
-    }
 }
 
 fn hosts(machines: usize) -> usize {
@@ -226,7 +183,7 @@ async fn grow(machines: usize) -> Row {
         (each(stage.faults.calls() - kubernetes), each(stage.operator.report().calls - libvirt));
     // What comes with the last phase, and the garbage of the start.
     tokio::time::sleep(Duration::from_secs(20)).await;
-    let (calm, calls, report) = (stage.operator.usage(), stage.faults.calls(), stage.operator.report());
+    let (calm, calls, report) = (stage.operator.usage(), stage.faults.by_call(), stage.operator.report());
     tokio::time::sleep(STEADY).await;
     let usage = stage.operator.usage();
     let heartbeats = STEADY.as_secs_f64() / 5.0 * hosts(machines) as f64;
@@ -239,10 +196,17 @@ async fn grow(machines: usize) -> Row {
         kubernetes,
         libvirt,
         steady_cpu: (usage.cpu - calm.cpu) / STEADY.as_secs_f64() * 100.0,
-        steady_kubernetes: (stage.faults.calls() - calls) as f64 / (STEADY.as_secs_f64() / 60.0),
+        steady_kubernetes: since(&calls, stage.faults.by_call()),
         surveys: (stage.operator.report().surveys - report.surveys) as f64 / heartbeats,
         memory: usage.memory,
     }
+}
+
+/// What came to these counts.
+fn since(before: &BTreeMap<Call, u64>, mut now: BTreeMap<Call, u64>) -> BTreeMap<Call, u64> {
+    now.iter_mut().for_each(|(call, count)| *count -= before.get(call).copied().unwrap_or_default());
+    now.retain(|_, count| *count > 0);
+    now
 }
 
 /// How long machines take to be Ready, with and without trouble beside them.
