@@ -1,4 +1,4 @@
-//! One machine floods: what its neighbours lose, with and without a limit on what each sends. The cable between the hosts
+//! One machine floods: what its neighbours lose, with and without a limit on what it sends. The cable between the hosts
 //! carries 40 Mbit/s, with a card's queue before it.
 
 use std::net::{SocketAddr, UdpSocket};
@@ -161,7 +161,10 @@ fn a_flooding_machine_costs_its_neighbours_little() {
         );
     }
     assert!(without[0].0.iter().all(|lost| *lost > BEARABLE), "the flood was none: {without:?}");
-    assert!(with[0].1 > 0, "nothing was policed: {with:?}");
+    // Small frames stay below a limit in bytes.
+    for ((name, frame), (_, dropped)) in floods.iter().zip(&with) {
+        assert!(frame.len() < SIZE || *dropped > 0, "{name} were not policed");
+    }
     for ((lost, _), _) in with {
         assert!(lost.iter().all(|lost| *lost < BEARABLE), "neighbours lost {lost:?} %");
     }
