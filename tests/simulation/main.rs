@@ -1,0 +1,22 @@
+//! The whole operator against an API server and hosts in memory, in simulated time: minutes pass in milliseconds, and
+//! anything may go wrong at any call.
+
+mod apiserver;
+#[path = "../support/cluster.rs"]
+mod cluster;
+mod datacentre;
+mod drive;
+mod faults;
+mod flows;
+mod host;
+mod images;
+mod invariants;
+mod router;
+mod soak;
+mod state;
+mod world;
+
+mod chance;
+mod disturbances;
+mod likeness;
+mod stops;
