@@ -14,6 +14,9 @@ mod operator;
 #[path = "../tests/box/support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use the rest")]
 mod support;
+#[path = "../tests/support/turn.rs"]
+#[allow(dead_code, reason = "the tests use the rest")]
+mod turn;
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +28,7 @@ use serde_json::json;
 
 use operator::{Cost, Idle};
 use support::libvirt::host_of;
-use support::{Finally, HOSTS, Tenant, TheBox, is_ready, the_box};
+use support::{Finally, HOSTS, Tenant, TheBox, is_ready, the_box_alone};
 
 /// One machine is measured so often; the median counts.
 const SINGLES: usize = 3;
@@ -33,7 +36,7 @@ const SINGLES: usize = 3;
 #[tokio::main]
 async fn main() {
     let swarm = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(20);
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     // The workers promise eight CPUs each, too few for a swarm on emulated hosts that hardly use theirs.
     set_overcommit(&the_box, json!({"cpu": 4})).await;
     let _as_before = Finally(|| {

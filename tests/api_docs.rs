@@ -2,6 +2,8 @@
 
 #[path = "support/cluster.rs"]
 mod support;
+#[path = "support/turn.rs"]
+mod turn;
 
 use std::fmt::Write as _;
 

@@ -5,6 +5,8 @@
 
 #[path = "support/cluster.rs"]
 mod support;
+#[path = "support/turn.rs"]
+mod turn;
 
 use std::path::Path;
 
@@ -44,8 +46,9 @@ fn copied(chart: &str, to: &Path, words: &[(&str, &str)]) -> String {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn uninstalling_keeps_definitions_and_objects() {
-    let Some(cluster) = cluster().await else { return };
+    let cluster = cluster().await;
     let directory = tempfile::tempdir().unwrap();
     let mut words = vec![("cascina.dev".to_owned(), GROUP.to_owned()), ("    - cascina\n".to_owned(), String::new())];
     // Short names are the cluster's: those of the real kinds stay theirs.
@@ -119,8 +122,9 @@ async fn uninstalled(cluster: &Cluster) {
 
 /// One installation serves the checks below, one after the other.
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn the_operator_and_the_tenants_may_do_what_they_must_and_no_more() {
-    let Some(cluster) = cluster().await else { return };
+    let cluster = cluster().await;
     let directory = tempfile::tempdir().unwrap();
     let chart = installed(&cluster, directory.path()).await;
 

@@ -8,7 +8,7 @@ use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::support::libvirt::{address_of, host_of};
-use crate::support::{BOOT, Finally, SOON, Tenant, TheBox, condition, is_ready, reason, the_box};
+use crate::support::{BOOT, Finally, SOON, Tenant, TheBox, condition, is_ready, reason, the_box_alone};
 
 const HOST: &str = "worker-1";
 /// What is promised: within this time it is noticed that a host doesn't keep farms apart any more.
@@ -46,8 +46,9 @@ async fn waits_for_proof(tenant: &Tenant<'_>, name: &str) {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn a_bridge_that_a_guest_can_rob_gets_no_new_machines_and_keeps_those_it_has() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("robbed").await;
     tenant.given_farm("farm", json!({})).await;
     asks(&tenant, "old").await;
@@ -92,8 +93,9 @@ fn forged(tenant: &Tenant<'_>, attacker: &VirtualMachine, victim: &VirtualMachin
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn filters_that_somebody_flushed_are_noticed_and_put_back() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("flushed").await;
     tenant.given_farm("farm", json!({})).await;
     for name in ["attacker", "victim"] {
@@ -130,8 +132,9 @@ async fn filters_that_somebody_flushed_are_noticed_and_put_back() {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn a_host_that_rebooted_proves_itself_before_it_gets_machines() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("reboot").await;
     tenant.given_farm("farm", json!({})).await;
     let _started = Finally(|| drop(the_box.try_script("host", &["start", HOST])));
@@ -149,8 +152,9 @@ async fn a_host_that_rebooted_proves_itself_before_it_gets_machines() {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn a_hypervisor_that_is_deleted_takes_its_canary_along() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let _whole = Finally(|| drop(the_box.try_script("site", &["--apply"])));
     assert_eq!(the_box.canaries(HOST).len(), 1);
     let hosts = the_box.all::<Hypervisor>();

@@ -7,7 +7,7 @@ use cascina::api::Hypervisor;
 use serde_json::json;
 
 use crate::support::soak::short_or_long;
-use crate::support::{Finally, Tenant, TheBox, condition, is_ready, reason, the_box};
+use crate::support::{Finally, Tenant, TheBox, condition, is_ready, reason, the_box_alone};
 
 const HOST: &str = "worker-1";
 
@@ -92,8 +92,9 @@ async fn goes_on(tenant: &Tenant<'_>) {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn certificates_are_warned_of_and_replaced_while_everything_runs() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("tls").await;
     the_box.cluster.must("kubectl", &["label", "--overwrite", "hypervisor", HOST, &format!("e2e/host={HOST}")]);
     tenant.given_machine("guest", json!({"hypervisorSelector": {"e2e/host": HOST}})).await;

@@ -11,8 +11,9 @@ const NASTY: &str = "</title><devices><disk type='file'><source file='/etc/shado
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMf4yasNahfZgWvTR16OyNcTgAnGVniOfmL98qbahjQs";
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn metacharacters_reach_the_guest_byte_for_byte_and_nothing_else() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let tenant = the_box.tenant("hostile").await;
     let farm_key = format!("{KEY} of the farm {NASTY}");
     let own_key = format!("{KEY} of the machine {NASTY}");

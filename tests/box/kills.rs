@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use kube::ResourceExt;
 use serde_json::json;
 
-use crate::support::soak::{measured, since, soaks};
-use crate::support::{BOOT, SOON, TheBox, is_ready, the_box};
+use crate::support::soak::{measured, since};
+use crate::support::{BOOT, SOON, TheBox, is_ready, the_box_alone};
 
 /// After a request, in milliseconds: dense where most happens.
 const MOMENTS: [u64; 10] = [30, 80, 140, 220, 320, 450, 700, 1100, 1800, 3000];
@@ -19,11 +19,9 @@ async fn kill_after(the_box: &TheBox, begin: Instant, milliseconds: u64) {
 }
 
 #[tokio::test]
-async fn killed_at_many_moments_it_ends_in_the_same_state() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_killed_at_many_moments_it_ends_in_the_same_state() {
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("kills").await;
     tenant.given_farm("farm", json!({})).await;
     let spec = json!({"flavour": "e2e-disk", "readiness": "None"});

@@ -8,8 +8,7 @@ use kube::ResourceExt;
 use serde_json::json;
 
 use crate::support::libvirt::{address_of, epoch_of, host_of};
-use crate::support::soak::soaks;
-use crate::support::{BOOT, Finally, SOON, TheBox, condition, is_ready, reason, the_box};
+use crate::support::{BOOT, Finally, SOON, TheBox, condition, is_ready, reason, the_box_alone};
 
 /// Within this time a host that says nothing is Unreachable and its machines are given up: a deadline of a call, the
 /// patience of the box, and then some.
@@ -68,11 +67,9 @@ fn label(the_box: &TheBox) {
 }
 
 #[tokio::test]
-async fn machines_of_a_worker_that_lost_power_run_elsewhere_and_nothing_old_is_left_when_it_returns() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_machines_of_a_worker_that_lost_power_run_elsewhere_and_nothing_old_is_left_when_it_returns() {
+    let the_box = the_box_alone().await;
     label(&the_box);
     let _patient = hasty_site(&the_box).await;
     let tenant = the_box.tenant("loss").await;
@@ -117,11 +114,9 @@ async fn machines_of_a_worker_that_lost_power_run_elsewhere_and_nothing_old_is_l
 }
 
 #[tokio::test]
-async fn a_copy_that_ran_on_behind_a_cut_is_switched_off_as_soon_as_its_host_is_heard() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_a_copy_that_ran_on_behind_a_cut_is_switched_off_as_soon_as_its_host_is_heard() {
+    let the_box = the_box_alone().await;
     label(&the_box);
     let _patient = hasty_site(&the_box).await;
     let tenant = the_box.tenant("cut").await;
@@ -166,11 +161,9 @@ async fn a_copy_that_ran_on_behind_a_cut_is_switched_off_as_soon_as_its_host_is_
 }
 
 #[tokio::test]
-async fn a_service_machine_waits_until_somebody_says_that_its_host_is_off() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_a_service_machine_waits_until_somebody_says_that_its_host_is_off() {
+    let the_box = the_box_alone().await;
     let _patient = hasty_site(&the_box).await;
     the_box.has_flavour("e2e-disk", json!({"cpus": 1, "memory": "192Mi", "dataDisk": "64Mi"})).await;
     let tenant = the_box.tenant("fence").await;
@@ -217,11 +210,9 @@ async fn a_service_machine_waits_until_somebody_says_that_its_host_is_off() {
 }
 
 #[tokio::test]
-async fn a_namespace_goes_while_a_host_is_lost_and_what_it_left_goes_when_the_host_returns() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_a_namespace_goes_while_a_host_is_lost_and_what_it_left_goes_when_the_host_returns() {
+    let the_box = the_box_alone().await;
     label(&the_box);
     let _patient = hasty_site(&the_box).await;
     let tenant = the_box.tenant("gone").await;
@@ -253,11 +244,9 @@ async fn a_namespace_goes_while_a_host_is_lost_and_what_it_left_goes_when_the_ho
 }
 
 #[tokio::test]
-async fn another_machine_under_the_address_of_a_host_is_not_touched() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_another_machine_under_the_address_of_a_host_is_not_touched() {
+    let the_box = the_box_alone().await;
     label(&the_box);
     let tenant = the_box.tenant("identity").await;
     let before = tenant.given_machine("one", on("worker-1")).await;

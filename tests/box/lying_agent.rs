@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::support::libvirt::host_of;
 use crate::support::soak::short_or_long;
-use crate::support::{BOOT, SOON, Tenant, TheBox, is_ready, reason, the_box};
+use crate::support::{BOOT, SOON, Tenant, TheBox, is_ready, reason, the_box_alone};
 
 /// Plays the agent in the guest, and tells the lies that it is told to tell.
 const LIAR: &str = include_str!("lying_agent/agent");
@@ -58,8 +58,9 @@ fn agent_is_silent(machine: &VirtualMachine) -> bool {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn an_agent_that_lies_costs_its_own_machine_its_readiness_and_nobody_anything() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("liar").await;
     let honest = tenant.given_machine("honest", json!({})).await;
     let host = host_of(&honest);
@@ -103,8 +104,9 @@ async fn an_agent_that_lies_costs_its_own_machine_its_readiness_and_nobody_anyth
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn an_agent_that_only_says_yes_to_a_shutdown_delays_nobody() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("unwilling").await;
     tenant.given_farm("farm", json!({})).await;
     given_a_liar(&tenant, &json!({})).await;

@@ -1,7 +1,8 @@
 //! Cascina as its users see it: the operator, the API server, libvirt and guests of a running box, nothing imitated.
 //!
-//! `make test` runs this, one test after another, in the order of their names. By hand: `. .box/env`, then
-//! `cargo test --test box -- --test-threads=1 [NAME]`. Without a box each test says so and passes.
+//! `make test` runs this. By hand: `. .box/env`, then `cargo test --test box -- --include-ignored --skip soak_ [NAME]`. Tests
+//! of tenants (`the_box`) run side by side; one that disturbs a host or the operator, or asserts seconds, has the box to
+//! itself (`the_box_alone`). A test called `soak_…` has no short form: `make soak` runs it.
 
 #[path = "../support/cluster.rs"]
 mod cluster;
@@ -34,4 +35,6 @@ mod operators;
 mod root_in_a_guest;
 mod routers;
 mod telling;
+#[path = "../support/turn.rs"]
+mod turn;
 mod waiting;

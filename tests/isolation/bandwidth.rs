@@ -131,8 +131,9 @@ impl Drop for SlowCable {
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn a_flooding_machine_costs_its_neighbours_little() {
-    let Some(site) = Site::find() else { return };
+    let site = Site::find();
     let farms = Farms::build(site);
     let host = farms.site.namespace(farms.guests[FLOODER].host);
     let _cable = SlowCable::of(host);

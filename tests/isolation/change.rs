@@ -159,8 +159,9 @@ fn earlier_rules() -> String {
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn nothing_leaks_while_rules_and_daemons_change() {
-    let Some(site) = Site::find() else { return };
+    let site = Site::find();
     let farms = Farms::build(site);
     farms.define(&[(EARLIER.to_owned(), earlier_rules())]);
     farms.bind_to(&farms.guests, |rules| match rules {

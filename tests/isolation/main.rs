@@ -1,7 +1,7 @@
 //! Farms under attack: real frames between real network stacks, behind the operator's rules as libvirt installs them.
 //!
-//! `make test` runs this. By hand: `. .box/env`, then `cargo test --test isolation -- --test-threads=1 --nocapture`.
-//! Without a box each test says so and passes. No guest boots: a network namespace on a port of a host's bridge plays one.
+//! `make test` runs this. By hand: `. .box/env`, then `cargo test --test isolation -- --include-ignored --nocapture`.
+//! No guest boots: a network namespace on a port of a host's bridge plays one.
 
 mod attacks;
 mod bandwidth;
@@ -19,3 +19,5 @@ mod site;
 mod suite;
 mod tables;
 mod traffic;
+#[path = "../support/turn.rs"]
+mod turn;

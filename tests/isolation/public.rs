@@ -173,8 +173,9 @@ fn tricks(me: &End, gateway: &End, neighbour: &End) -> Vec<(&'static str, Vec<u8
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn a_router_that_was_taken_over_is_nobody_else_in_the_public_network() {
-    let Some(site) = Site::find() else { return };
+    let site = Site::find();
     let public = Public::build(site);
     let [gateway, me, neighbour] = &public.ends;
     let tricks = tricks(me, gateway, neighbour);

@@ -111,8 +111,9 @@ fn all_attacks(farms: &Farms, attackers: &[usize], run: &mut u32) -> Vec<Damage>
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn no_attack_passes_and_no_good_frame_is_lost() {
-    let Some(site) = Site::find() else { return };
+    let site = Site::find();
     let started = Instant::now();
     let farms = Farms::build(site);
     let mut run = 0;

@@ -7,8 +7,9 @@ use crate::machine::{machine, make_volumes, remove};
 use crate::the_box::{the_box, timed};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn a_machine_lives_and_dies() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let host = the_box.host("worker-1");
     let spec = machine("lives", 10);
     let survey = timed("connect and survey", host.survey()).await.unwrap();
@@ -71,8 +72,9 @@ async fn a_machine_lives_and_dies() {
 
 /// What comes of it when a kernel polices as it is told here is tried in `isolation/bandwidth.rs`, with the same words.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn a_machine_with_a_limit_is_policed_or_does_not_start() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let host = the_box.host("worker-1");
     let mut spec = machine("limited", 13);
     (spec.root, spec.data, spec.seed) = (None, None, None);

@@ -11,4 +11,6 @@ mod life;
 mod machine;
 mod silence;
 mod the_box;
+#[path = "../support/turn.rs"]
+mod turn;
 mod volumes;

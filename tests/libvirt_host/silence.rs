@@ -9,8 +9,9 @@ use cascina::libvirt::{CallObserver, Host, HostConfig, HostError, LibvirtHost};
 use crate::the_box::{the_box, timed};
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn another_certificate_is_refused_at_once() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     for identity in ["stranger", "rogue-operator"] {
         let host = LibvirtHost::new(the_box.config("worker-1", identity)).unwrap();
         let refused = timed(identity, host.survey()).await;
@@ -20,8 +21,9 @@ async fn another_certificate_is_refused_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn a_closed_port_is_unreachable() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let config = the_box.config("worker-1", "operator");
     let uri = format!("qemu+tls://198.18.{}.99/system", the_box.index);
     let host = LibvirtHost::new(HostConfig { uri, ..config }).unwrap();
@@ -39,8 +41,9 @@ impl CallObserver for Heard {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn a_host_that_hangs_stalls_only_itself_and_comes_back() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let heard = Arc::new(Heard::default());
     let config = HostConfig {
         call_deadline: Duration::from_secs(2),
@@ -101,8 +104,9 @@ async fn a_host_that_hangs_stalls_only_itself_and_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn a_host_that_loses_power_while_a_connection_is_opened_comes_back() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let config = HostConfig {
         call_deadline: Duration::from_secs(1),
         connect_deadline: Duration::from_secs(2),
@@ -125,8 +129,9 @@ async fn a_host_that_loses_power_while_a_connection_is_opened_comes_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn a_call_that_hangs_ends_with_its_deadline_and_so_does_its_thread() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let config = HostConfig { call_deadline: Duration::from_secs(2), ..the_box.config("worker-2", "operator") };
     let host = LibvirtHost::new(config).unwrap();
     host.survey().await.unwrap();
@@ -142,8 +147,9 @@ async fn a_call_that_hangs_ends_with_its_deadline_and_so_does_its_thread() {
 
 /// libvirt's client may corrupt memory when two threads use one connection, or its keepalive is on (CVE-2024-4418).
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs a box"]
 async fn many_calls_at_once_survive_and_are_answered() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let host = Arc::new(LibvirtHost::new(the_box.config("worker-2", "operator")).unwrap());
     let callers = (0..16).map(|_| {
         let host = Arc::clone(&host);

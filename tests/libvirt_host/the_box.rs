@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 use cascina::libvirt::{Credentials, HostConfig, LibvirtHost};
 use tempfile::TempDir;
 
-/// The tests share hosts, and one of them hangs a host.
-static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+use crate::turn::{Beside, Turn, box_directory, turn};
 
 pub struct TheBox {
     /// Where its state is kept.
@@ -19,20 +18,17 @@ pub struct TheBox {
     pub index: String,
     /// Gone with it.
     pub runtime: TempDir,
-    _turn: tokio::sync::MutexGuard<'static, ()>,
+    _turn: Turn,
 }
 
-/// The running box; `None`, and a line that says so: there is none.
-pub async fn the_box() -> Option<TheBox> {
-    let Some(directory) = std::env::var_os("CASCINA_BOX_DIR").map(PathBuf::from) else {
-        println!("SKIPPED: CASCINA_BOX_DIR is not set; `make test` runs this against the box");
-        return None;
-    };
+/// The running box, for this test alone: the tests share hosts, and some of them hang a host.
+pub async fn the_box() -> TheBox {
+    let directory = box_directory();
     let environment = fs::read_to_string(directory.join("env")).unwrap();
     let (_, index) = environment.split_once("CASCINA_BOX_INDEX='").unwrap();
     let index = index.split('\'').next().unwrap().to_owned();
-    let turn = ONE_AT_A_TIME.lock().await;
-    Some(TheBox { directory, index, runtime: tempfile::tempdir().unwrap(), _turn: turn })
+    let (_gate, turn) = turn(&directory, Beside::Nobody);
+    TheBox { directory, index, runtime: tempfile::tempdir().unwrap(), _turn: turn }
 }
 
 impl TheBox {

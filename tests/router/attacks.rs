@@ -29,8 +29,9 @@ fn scan(namespace: &str, to: Ipv4Addr) -> Vec<u16> {
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn a_scan_finds_what_was_forwarded_and_a_flood_leaves_others_their_way() {
-    let Some(place) = Place::build() else { return };
+    let place = Place::build();
     place.router.works_by(&told());
     serve(&place.of("friend"));
     greet(&place.of("login"), "login", 22);

@@ -1,7 +1,7 @@
 //! A farm's router between its farm and the outside: the image as it is built, the files as they are rendered, real packets.
 //!
-//! `make test` runs this. By hand: `. .box/env`, then `cargo test --test router -- --test-threads=1 --nocapture`. Without a
-//! box each test says so and passes. The router boots in QEMU; network namespaces play the machines and the world.
+//! `make test` runs this. By hand: `. .box/env`, then `cargo test --test router -- --include-ignored --nocapture`. The
+//! router boots in QEMU; network namespaces play the machines and the world.
 
 mod appliance;
 mod attacks;
@@ -14,6 +14,8 @@ mod place;
 mod serves;
 mod size;
 mod talk;
+#[path = "../support/turn.rs"]
+mod turn;
 mod turns;
 mod vpn;
 mod ways;

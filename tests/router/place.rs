@@ -11,6 +11,7 @@ use cascina::network::{FarmNetwork, HostNumber, MacAddress, RouterSeat};
 
 use super::appliance::Appliance;
 use crate::namespaces::{add, ip, try_ip};
+use crate::turn::{Beside, Turn, box_directory, turn};
 
 /// The farm's gateway, and its machines.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 7, 1);
@@ -42,6 +43,7 @@ pub struct Place {
     state: PathBuf,
     /// The router.
     pub router: Appliance,
+    _turn: Turn,
 }
 
 /// Who is there besides the routers' host, and with which address.
@@ -58,21 +60,20 @@ fn bridge_of(address: Ipv4Addr) -> &'static str {
 }
 
 impl Place {
-    /// Builds all, and boots a router that was told nothing yet; `None`, and a line that says so, without a box.
-    pub fn build() -> Option<Self> {
+    /// Builds all, and boots a router that was told nothing yet.
+    pub fn build() -> Self {
         Self::build_around([GATEWAY, PUBLIC])
     }
 
     /// The same, with a router that is one of two.
-    pub fn build_for_two() -> Option<Self> {
+    pub fn build_for_two() -> Self {
         Self::build_around([farm().router_address(RouterSeat::First), PUBLIC])
     }
 
-    fn build_around(cards: [Ipv4Addr; 2]) -> Option<Self> {
-        let (Some(state), Ok(index)) = (std::env::var_os("CASCINA_BOX_DIR"), std::env::var("CASCINA_BOX_INDEX")) else {
-            eprintln!("skipped: needs a box (make up, then . .box/env)");
-            return None;
-        };
+    fn build_around(cards: [Ipv4Addr; 2]) -> Self {
+        let state = box_directory();
+        let (_gate, turn) = turn(&state, Beside::Nobody);
+        let index = std::env::var("CASCINA_BOX_INDEX").expect(".box/env says it");
         let prefix = format!("cascina{index}-router");
         forget(&prefix);
         for name in ENDS.iter().map(|(name, _)| *name).chain(["host"]) {
@@ -96,9 +97,8 @@ impl Place {
         for behind in [NAME_SERVER, WEB_SERVER, MANAGEMENT] {
             ip(&format!("-n {prefix}-friend address add {behind}/32 dev lo"));
         }
-        let state = PathBuf::from(state);
         let router = boot(&prefix, &state, cards);
-        Some(Self { prefix, state, router })
+        Self { prefix, state, router, _turn: turn }
     }
 
     /// The router of the farm's two that sits there.

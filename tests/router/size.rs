@@ -25,8 +25,9 @@ fn largest() -> Router {
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn a_router_of_253_machines_and_1000_forwards_works_and_takes_one_change_alone() {
-    let Some(place) = Place::build() else { return };
+    let place = Place::build();
     println!("| what | files, KiB | rendered in, ms | push, s | apply, s |\n|---|---|---|---|---|");
     rendered_and_put_in_force(&place, "2 machines, 3 forwards", &told());
     let mut router = largest();

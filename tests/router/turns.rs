@@ -70,8 +70,9 @@ fn silence(pings: Child, count: u32) -> Duration {
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn of_two_routers_one_works_and_the_other_takes_its_turn() {
-    let Some(place) = Place::build_for_two() else { return };
+    let place = Place::build_for_two();
     let (first, second) = (&place.router, place.boot_one_of_two(RouterSeat::Second));
     let other = place.other_router();
     serve(&place.of("friend"));

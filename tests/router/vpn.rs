@@ -30,8 +30,9 @@ pub fn vpn(private: &str, peer: &str, at: std::net::Ipv4Addr, networks: &[&str])
 }
 
 #[test]
+#[ignore = "needs a box"]
 fn farms_are_joined_by_their_routers_and_by_right_keys_only() {
-    let Some(place) = Place::build() else { return };
+    let place = Place::build();
     let (here, there) = (&place.router, &place.other_router());
     let (mut one, mut other) = (told(), told_other());
     let ((private, public), (their_private, their_public)) = (keys(here), keys(there));

@@ -14,6 +14,8 @@ mod invariants;
 mod router;
 mod soak;
 mod state;
+#[path = "../support/turn.rs"]
+mod turn;
 mod world;
 
 mod chance;

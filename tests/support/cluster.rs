@@ -1,4 +1,4 @@
-//! The API server of a box, for tests. Without a box each test says so and passes.
+//! The API server of a box, for tests.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::path::PathBuf;
@@ -14,6 +14,8 @@ use kube::discovery::{ApiResource, Scope};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
+use crate::turn::{Beside, Turn, box_directory, turn};
+
 /// An API server with Cascina's kinds.
 pub struct Cluster {
     /// As its administrator.
@@ -21,6 +23,7 @@ pub struct Cluster {
     config: Config,
     kubeconfig: PathBuf,
     state: PathBuf,
+    _turn: Turn,
 }
 
 /// As long as it lives the box's operator is stopped.
@@ -32,17 +35,26 @@ impl Drop for WithoutOperator {
     }
 }
 
-/// The API server of the box; `None`, and a line that says so, without one.
-pub async fn cluster() -> Option<Cluster> {
-    let Some(state) = std::env::var_os("CASCINA_BOX_DIR").map(PathBuf::from) else {
-        eprintln!("skipped: needs a box (make up, then . .box/env)");
-        return None;
-    };
+/// The API server of the running box, beside other tests of tenants.
+pub async fn cluster() -> Cluster {
+    let (_gate, turn) = turn(&box_directory(), Beside::Others);
+    reach(turn).await
+}
+
+/// The same for this test alone.
+pub async fn cluster_alone() -> Cluster {
+    let (_gate, turn) = turn(&box_directory(), Beside::Nobody);
+    reach(turn).await
+}
+
+/// The API server, in this turn.
+pub async fn reach(turn: Turn) -> Cluster {
+    let state = box_directory();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let path = std::env::var_os("KUBECONFIG").map_or_else(|| state.join("kubeconfig"), PathBuf::from);
     let kubeconfig = Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Some(Cluster { client: Client::try_from(config.clone()).unwrap(), config, kubeconfig: path, state })
+    Cluster { client: Client::try_from(config.clone()).unwrap(), config, kubeconfig: path, state, _turn: turn }
 }
 
 impl Cluster {

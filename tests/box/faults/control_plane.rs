@@ -6,16 +6,17 @@ use serde_json::json;
 
 use super::{one_of_many, quick};
 use crate::support::census::NeverTwice;
-use crate::support::soak::{measured, short_or_long, since, soaks};
-use crate::support::{BOOT, Finally, SOON, TheBox, is_ready, the_box};
+use crate::support::soak::{measured, short_or_long, since};
+use crate::support::{BOOT, Finally, SOON, TheBox, is_ready, the_box_alone};
 
 fn mended(the_box: &TheBox) -> impl Drop {
     Finally(|| drop(the_box.try_script("control-plane/start", &[])))
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn machines_start_although_etcd_and_the_api_server_are_killed_meanwhile() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("etcd").await;
     tenant.given_farm("farm", json!({})).await;
     let _mended = mended(&the_box);
@@ -46,11 +47,9 @@ async fn machines_start_although_etcd_and_the_api_server_are_killed_meanwhile() 
 }
 
 #[tokio::test]
-async fn an_operator_without_an_api_server_ends_and_begins_again_when_there_is_one() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_an_operator_without_an_api_server_ends_and_begins_again_when_there_is_one() {
+    let the_box = the_box_alone().await;
     let fault = "API server away for longer than a Lease";
     let process = || {
         let status = the_box.script("operator", &["status"]);

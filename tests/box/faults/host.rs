@@ -8,8 +8,8 @@ use serde_json::json;
 
 use super::{label, quick_on};
 use crate::support::census::NeverTwice;
-use crate::support::soak::{measured, since, soaks};
-use crate::support::{BOOT, Finally, is_ready, the_box};
+use crate::support::soak::{measured, since};
+use crate::support::{BOOT, Finally, is_ready, the_box_alone};
 
 const FAULT: &str = "libvirtd killed -9 under load";
 
@@ -20,11 +20,9 @@ const GROUP: usize = 4;
 const MOMENTS: [u64; 8] = [200, 600, 60, 1200, 350, 2000, 900, 120];
 
 #[tokio::test]
-async fn machines_start_stop_and_go_although_libvirtd_is_killed() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_machines_start_stop_and_go_although_libvirtd_is_killed() {
+    let the_box = the_box_alone().await;
     label(&the_box);
     let tenant = the_box.tenant("libvirtd").await;
     tenant.given_farm("farm", json!({})).await;

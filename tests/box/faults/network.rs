@@ -8,17 +8,15 @@ use serde_json::json;
 use super::{NOTICED, label, quick_on};
 use crate::support::census::NeverTwice;
 use crate::support::libvirt::epoch_of;
-use crate::support::soak::{measured, since, soaks};
-use crate::support::{BOOT, Finally, SOON, is_ready, reason, the_box};
+use crate::support::soak::{measured, since};
+use crate::support::{BOOT, Finally, SOON, is_ready, reason, the_box_alone};
 
 const FAULT: &str = "network operator–host cut";
 
 #[tokio::test]
-async fn a_cut_between_operator_and_host_is_noticed_and_costs_no_guest() {
-    if !soaks() {
-        return;
-    }
-    let Some(the_box) = the_box().await else { return };
+#[ignore = "needs a box, and the time of make soak"]
+async fn soak_a_cut_between_operator_and_host_is_noticed_and_costs_no_guest() {
+    let the_box = the_box_alone().await;
     label(&the_box);
     let tenant = the_box.tenant("cut").await;
     let struck = tenant.given_machine("struck", json!({"hypervisorSelector": {"e2e/host": "worker-1"}})).await;

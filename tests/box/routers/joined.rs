@@ -20,8 +20,9 @@ async fn changes(tenant: &Tenant<'_>, farm: &str, vpn: Value) {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn farms_are_joined_if_both_say_so_and_no_third_one_is() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     let tenant = the_box.tenant("joined").await;
     let routers: Api<VRouter> = Api::namespaced(the_box.cluster.client.clone(), &tenant.namespace);
     for farm in ["one", "two", "three"] {

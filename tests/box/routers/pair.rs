@@ -11,7 +11,7 @@ use serde_json::json;
 use super::{Routed, routed};
 use crate::support::libvirt::host_of;
 use crate::support::soak::{measured, since};
-use crate::support::{BOOT, SOON, is_ready, reason, the_box};
+use crate::support::{BOOT, SOON, is_ready, reason, the_box_alone};
 
 const PAIR: &str = "two routers";
 
@@ -67,8 +67,9 @@ async fn until_redundant(farm: &Routed<'_>) -> VRouter {
 }
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn of_two_routers_the_other_takes_its_turn() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box_alone().await;
     let farm = routed(&the_box).await;
     farm.tenant.asks_for("one", json!({})).await;
     let one = farm.tenant.ready("one").await;

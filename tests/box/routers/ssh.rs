@@ -15,8 +15,9 @@ const FARM: &str = "farm-a";
 const DESK: &str = "farm-a-desk-0";
 
 #[tokio::test]
+#[ignore = "needs a box"]
 async fn ssh_from_outside_reaches_a_machine_by_its_forward() {
-    let Some(the_box) = the_box().await else { return };
+    let the_box = the_box().await;
     apply_examples(&the_box);
     let client = || the_box.cluster.client.clone();
     let desk: VirtualMachine = the_box.until(&Api::namespaced(client(), FARM), DESK, "Ready", BOOT, is_ready).await;

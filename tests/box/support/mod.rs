@@ -16,7 +16,8 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, cluster};
+use crate::cluster::{Cluster, reach};
+use crate::turn::{Beside, box_directory, turn};
 pub use tenant::Tenant;
 pub use wait::{condition, is_ready, reason};
 
@@ -40,14 +41,23 @@ pub struct TheBox {
     pub state: PathBuf,
 }
 
-/// The running box, whole: every host answers and is open, one operator works. `None`, and a line that says so,
-/// without one.
-pub async fn the_box() -> Option<TheBox> {
-    let cluster = cluster().await?;
-    let state = PathBuf::from(std::env::var_os("CASCINA_BOX_DIR")?);
-    let the_box = TheBox { cluster, state };
+/// The running box, whole: every host answers and is open, one operator works. Other tests of tenants run in it too, so
+/// this is for one that disturbs no host and no operator, and asserts no seconds.
+pub async fn the_box() -> TheBox {
+    whole(Beside::Others).await
+}
+
+/// The running box, whole, and for this test alone.
+pub async fn the_box_alone() -> TheBox {
+    whole(Beside::Nobody).await
+}
+
+async fn whole(beside: Beside) -> TheBox {
+    let state = box_directory();
+    let (_gate, turn) = turn(&state, beside);
+    let the_box = TheBox { cluster: reach(turn).await, state };
     the_box.mend().await;
-    Some(the_box)
+    the_box
 }
 
 impl TheBox {

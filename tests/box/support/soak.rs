@@ -4,18 +4,9 @@ use std::fmt::Display;
 use std::io::Write;
 use std::time::Instant;
 
-/// `short` in `make test`, `long` in `make soak`.
+/// `short` in `make test`, `long` in `make soak`. A test that has no short form is called `soak_…`.
 pub fn short_or_long<T>(short: T, long: T) -> T {
     if std::env::var_os("CASCINA_SOAK").is_some() { long } else { short }
-}
-
-/// Whether a test runs that has no short form.
-pub fn soaks() -> bool {
-    let soaks = short_or_long(false, true);
-    if !soaks {
-        eprintln!("skipped: make soak runs it");
-    }
-    soaks
 }
 
 /// Prints what was measured, and keeps it for the table of `make soak`.
