@@ -10,6 +10,7 @@ pub mod hypervisor;
 pub mod image;
 pub mod isolation;
 pub mod machine;
+pub mod news;
 pub mod objects;
 pub mod observed;
 pub mod placement;

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use cascina::api::{Phase, VirtualMachine};
+use k8s_openapi::api::events::v1::Event;
+use kube::Api;
 use serde_json::{Value, json};
 
 use crate::support::libvirt::host_of;
-use crate::support::{BOOT, Finally, SOON, TheBox, condition, reason, the_box, the_box_alone};
+use crate::support::{BOOT, Finally, SMALL, SOON, TheBox, condition, is_ready, reason, the_box, the_box_alone};
 
 /// The number before ` s` in a note: "placed on worker-1 after 0.3 s".
 fn seconds(note: &str) -> f64 {
@@ -25,6 +27,12 @@ async fn events_tell_the_life_of_a_machine_and_what_it_waited_for() {
     tenant.given_farm("farm", json!({})).await;
     tenant.asks_for("guest", json!({"image": image})).await;
     tenant.until("guest", "waits", SOON, |machine| reason(machine, "Scheduled").0 == "ImageNotFound").await;
+    the_box
+        .eventually("a wait that lasts to be told", SOON, async || {
+            let events = the_box.events(&tenant.namespace, "guest").await;
+            if events.iter().any(|(reason, _)| reason == "FailedScheduling") { Ok(()) } else { Err("no".into()) }
+        })
+        .await;
     let known: cascina::api::Image = the_box.all().get("appliance").await.unwrap();
     tenant.makes("Image", json!({"metadata": {"name": image}, "spec": known.spec})).await;
     let ready = tenant.ready("guest").await;
@@ -62,6 +70,20 @@ async fn events_tell_the_life_of_a_machine_and_what_it_waited_for() {
     assert_eq!(names.last(), Some(&Phase::Running));
     assert!(names.contains(&Phase::Pending) && names.contains(&Phase::Booting), "{names:?}");
     assert!(condition(&tenant.machines().get("guest").await.unwrap(), "AgentConnected").unwrap().status == "True");
+}
+
+#[tokio::test]
+#[ignore = "needs a box"]
+async fn a_normal_start_tells_no_warning() {
+    let the_box = the_box().await;
+    let tenant = the_box.tenant("quiet").await;
+    let group = json!({"name": "node", "replicas": 2, "flavour": SMALL, "image": "appliance"});
+    tenant.given_farm("farm", json!({"router": {}, "groups": [group]})).await;
+    the_box.until(&tenant.farms(), "farm", "Ready", BOOT, is_ready).await;
+    let events: Api<Event> = Api::namespaced(the_box.cluster.client.clone(), &tenant.namespace);
+    let events = events.list(&Default::default()).await.unwrap().items;
+    let warnings: Vec<_> = events.iter().filter(|event| event.type_.as_deref() == Some("Warning")).collect();
+    assert!(events.len() > 5 && warnings.is_empty(), "{warnings:#?}");
 }
 
 async fn phases_in_reality(the_box: &TheBox) -> BTreeMap<String, usize> {

@@ -34,6 +34,7 @@ use self::status::{NETWORK_READY, SHARE};
 use super::cache::{Key, reference};
 use super::context::Context;
 use super::error::Error;
+use super::news::{News, tell as tell_news};
 use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
 use super::runner;
@@ -212,7 +213,7 @@ async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Mem
 /// Writes a status and tells what is new in it. While only counters move, at most once a second: returns how long to
 /// wait then.
 async fn tell(
-    context: &Context,
+    context: &Arc<Context>,
     memory: &Memory,
     view: &View,
     status: VirtualFarmStatus,
@@ -247,13 +248,14 @@ async fn write_status(
 }
 
 /// Events about the network and about troubles, each when its reason is new.
-async fn tell_of_network(context: &Context, farm: &VirtualFarm, before: &VirtualFarmStatus, after: &VirtualFarmStatus) {
+async fn tell_of_network(
+    context: &Arc<Context>,
+    farm: &VirtualFarm,
+    before: &VirtualFarmStatus,
+    after: &VirtualFarmStatus,
+) {
     for news in news(before, after) {
-        if news.reason == "NetworkAssigned" {
-            context.events.normal(act::about(farm), news.reason, "AssigningNetwork", news.message).await;
-        } else {
-            context.events.warning(act::about(farm), news.reason, "Reconciling", news.message).await;
-        }
+        tell_news(context, &context.caches.farms, farm, "Reconciling", news).await;
     }
 }
 
@@ -271,15 +273,15 @@ const TROUBLES: [&str; 10] = [
     "RoleBindingTaken",
 ];
 
-fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<Wait> {
+fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<News> {
     let mut news = Vec::new();
     if let Some(network) = after.network.as_ref().filter(|network| before.network.as_ref() != Some(*network)) {
-        news.push(Wait::new("NetworkAssigned", format!("the farm's network is {network}")));
+        news.push(News::normal("NetworkAssigned", format!("the farm's network is {network}")));
     }
     let reason = |status: &VirtualFarmStatus| find(&status.conditions, "Ready").map(|ready| ready.reason.clone());
     if let Some(ready) = find(&after.conditions, "Ready").filter(|_| reason(before) != reason(after)) {
         let trouble = TROUBLES.into_iter().find(|trouble| *trouble == ready.reason);
-        news.extend(trouble.map(|trouble| Wait::new(trouble, ready.message.clone())));
+        news.extend(trouble.map(|trouble| News::warning(trouble, &ready.message)));
     }
     news
 }

@@ -27,6 +27,7 @@ use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::fleet::Change;
+use super::news::tell;
 use super::runner;
 use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer};
 use crate::api::{FINALIZER, Hypervisor, HypervisorStatus};
@@ -107,13 +108,8 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
     // Others act upon tombstones and fences: a status that was decided from an older one doesn't replace it.
     apply_status_unless_changed(&context, cache, &api, &hypervisor, &status::SHARE, &after).await?;
     measure(&context, &hypervisor, &seen, &after);
-    for (warning, reason, note) in status::news(&hypervisor, &plan, &after) {
-        let about = hypervisor.object_ref(&());
-        if warning {
-            context.events.warning(about, &reason, "Survey", note).await;
-        } else {
-            context.events.normal(about, &reason, "Survey", note).await;
-        }
+    for news in status::news(&hypervisor, &plan, &after) {
+        tell(&context, cache, &*hypervisor, "Survey", news).await;
     }
     if let Some(host) = host {
         let failed = |source| Error::Host { host: host.name.clone(), source };

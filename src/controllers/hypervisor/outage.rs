@@ -6,9 +6,9 @@ use kube::ResourceExt;
 use super::copies::Standing;
 use super::loss::{FENCED, Fence};
 use super::plan::Plan;
-use super::status::News;
 use crate::api::conditions::{self, State};
 use crate::api::{FENCED_ANNOTATION, Hypervisor, HypervisorStatus, Tombstone};
+use crate::controllers::news::News;
 
 /// Condition of a host with copies of machines that don't belong there.
 pub const STRAY_COPIES: &str = "StrayCopies";
@@ -107,22 +107,25 @@ pub fn losses(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) ->
     let mut news = Vec::new();
     if !fresh.is_empty() {
         let message = format!("given up here, to be removed when the host returns: {}", named(&fresh));
-        news.push((true, "GivenUp".into(), message));
+        news.push(News::warning("GivenUp", message));
     }
     if plan.loss.without > 0 && !fresh.is_empty() {
         let message =
             format!("{} machines more have to wait for the host: it has too many tombstones", plan.loss.without);
-        news.push((true, "TooManyTombstones".into(), message));
+        news.push(News::warning("TooManyTombstones", message));
     }
     if gone {
-        news.push((false, "StaleCopiesRemoved".into(), "nothing is left here of machines that were given up".into()));
+        news.push(News::normal("StaleCopiesRemoved", "nothing is left here of machines that were given up"));
     }
     let stray = |conditions: &[Condition]| conditions::find(conditions, STRAY_COPIES).map(|stray| stray.reason.clone());
     let known = stray(hypervisor.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default());
     if let Some(found) =
         conditions::find(&after.conditions, STRAY_COPIES).filter(|found| Some(&found.reason) != known.as_ref())
     {
-        news.push((found.reason != "Removing", format!("{}Copies", found.reason), found.message.clone()));
+        let reason = format!("{}Copies", found.reason);
+        let removing = found.reason == "Removing";
+        let of_kind = if removing { News::normal } else { News::warning };
+        news.push(of_kind(reason, found.message.clone()));
     }
     news
 }

@@ -12,6 +12,7 @@ use super::plan::{self, Plan, Reach, Refusal, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{Hypervisor, HypervisorStatus, Maintenance, PoolMark};
 use crate::controllers::isolation::admits_machines;
+use crate::controllers::news::News;
 use crate::controllers::writes::Share;
 
 /// What of the status the controller writes.
@@ -167,9 +168,6 @@ fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     }
 }
 
-/// What is worth an event: whether a person should look, a reason, what happened.
-pub type News = (bool, String, String);
-
 /// What is worth an event in the step from the old status to the new.
 pub fn news(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) -> Vec<News> {
     let warned = [ORPHANS, CERTIFICATE_EXPIRING].into_iter().filter_map(|kind| warning(hypervisor, kind, after));
@@ -181,7 +179,7 @@ fn warning(hypervisor: &Hypervisor, kind: &str, after: &HypervisorStatus) -> Opt
     let before = hypervisor.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let new = conditions::find(&after.conditions, kind).filter(|new| new.status == "True")?;
     let told = conditions::find(before, kind).is_some_and(|old| old.status == "True" && old.reason == new.reason);
-    (!told).then(|| (true, kind.to_owned(), format!("{}: {}", hypervisor.name_any(), new.message)))
+    (!told).then(|| News::warning(kind, format!("{}: {}", hypervisor.name_any(), new.message)))
 }
 
 fn answer(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<News> {
@@ -193,9 +191,11 @@ fn answer(hypervisor: &Hypervisor, after: &HypervisorStatus) -> Option<News> {
     }
     let message = format!("{}: {}", hypervisor.name_any(), new.message);
     match new.status.as_str() {
-        "True" => Some((false, "HostReady".into(), message)),
-        "False" => Some((true, new.reason.clone(), message)),
-        "Unknown" if new.reason == MASS_VANISH => Some((true, new.reason.clone(), message)),
+        "True" => Some(News::normal("HostReady", message)),
+        // What it is reached with may be applied after it.
+        "False" if after.last_contact.is_none() => Some(News::if_it_lasts(READY, &new.reason, message)),
+        "False" => Some(News::warning(&new.reason, message)),
+        "Unknown" if new.reason == MASS_VANISH => Some(News::warning(&new.reason, message)),
         _ => None,
     }
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio_stream::wrappers::WatchStream;
 use tracing::{info, warn};
 
@@ -21,6 +21,7 @@ use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::fleet::Change;
+use super::news::tell;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::{FINALIZER, Image};
@@ -113,13 +114,8 @@ async fn reconcile(image: Arc<Image>, context: Arc<Context>, jobs: Arc<Jobs>) ->
     act::act(&jobs, &context.fleet, &name, &seen, &plan.steps);
     let after = status::status(&image, &seen, &plan, now);
     apply_status(&context, cache, &api, &image, &status::SHARE, &after).await?;
-    if let Some((warning, reason, note)) = status::news(&image, &after) {
-        let about = image.object_ref(&());
-        if warning {
-            context.events.warning(about, &reason, "Fetch", note).await;
-        } else {
-            context.events.normal(about, &reason, "Fetch", note).await;
-        }
+    if let Some(news) = status::news(&image, &after) {
+        tell(&context, cache, &*image, "Fetch", news).await;
     }
     Ok(Action::requeue(if plan.busy { TELL_EVERY } else { STEADY }))
 }

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::plan::{Plan, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{Bytes, Image, ImageHost, ImageHostState, ImagePhase, ImageStatus};
+use crate::controllers::news::News;
 use crate::controllers::writes::Share;
 
 /// What of the status the controller writes.
@@ -52,14 +53,18 @@ fn listed(hosts: &[ImageHost]) -> Vec<ImageHost> {
     hosts
 }
 
-/// What is worth an event in the step from the old status to the new: whether a person should look, and what happened.
-pub fn news(image: &Image, after: &ImageStatus) -> Option<(bool, String, String)> {
+/// What is worth an event in the step from the old status to the new.
+pub fn news(image: &Image, after: &ImageStatus) -> Option<News> {
     let before = image.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
     let old = conditions::find(before, READY);
     let new = conditions::find(&after.conditions, READY)?;
     if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
         return None;
     }
-    let warning = matches!(after.phase, ImagePhase::Rejected | ImagePhase::Failed);
-    Some((warning, new.reason.clone(), new.message.clone()))
+    Some(match after.phase {
+        ImagePhase::Rejected => News::warning(&new.reason, &new.message),
+        // A source that can't be read is tried again in seconds.
+        ImagePhase::Failed => News::if_it_lasts(READY, &new.reason, &new.message),
+        ImagePhase::Pending | ImagePhase::Fetching | ImagePhase::Ready => News::normal(&new.reason, &new.message),
+    })
 }

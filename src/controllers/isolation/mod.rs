@@ -20,13 +20,14 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use tokio_stream::wrappers::WatchStream;
 
 use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::fleet::Change;
+use super::news::tell;
 use super::runner;
 use super::writes::apply_status;
 use crate::api::{FINALIZER, Hypervisor};
@@ -91,12 +92,7 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>, memory: A
     let api: Api<Hypervisor> = context.cluster_api();
     apply_status(&context, &context.caches.hypervisors, &api, &hypervisor, &status::SHARE, &after).await?;
     for news in status::news(&hypervisor, &after, repaired) {
-        let about = hypervisor.object_ref(&());
-        if news.warning {
-            context.events.warning(about, &news.reason, "SelfTest", news.note).await;
-        } else {
-            context.events.normal(about, &news.reason, "SelfTest", news.note).await;
-        }
+        tell(&context, &context.caches.hypervisors, &*hypervisor, "SelfTest", news).await;
     }
     match deeds.error {
         Some(source) => Err(Error::Host { host: name, source }),

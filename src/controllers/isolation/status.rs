@@ -11,6 +11,7 @@ use super::plan::{View, is_verified as holds};
 use super::verdict::Check;
 use crate::api::conditions::{self, State};
 use crate::api::{Hypervisor, HypervisorStatus, Isolation};
+use crate::controllers::news::{Attention, News};
 use crate::controllers::observed::Observed;
 use crate::controllers::writes::Share;
 use crate::libvirt::DomainRun;
@@ -27,16 +28,6 @@ pub const SHARE: Share =
 
 /// While all is well, the time of the last good run is told this often.
 pub const TELL_EVERY: Duration = Duration::from_secs(60);
-
-/// Something worth an event.
-pub struct News {
-    /// Whether a person should look.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: String,
-    /// What happened.
-    pub note: String,
-}
 
 /// Whether a status says that the host is verified.
 #[must_use]
@@ -136,15 +127,24 @@ pub fn news(hypervisor: &Hypervisor, after: &HypervisorStatus, repaired: bool) -
     let mut news = Vec::new();
     if repaired {
         let note = format!("{name}: filters were not in place; they were put back and hold now");
-        news.push(News { warning: true, reason: "FiltersPutBack".to_owned(), note });
+        news.push(News::warning("FiltersPutBack", note));
     }
     let Some(now) = conditions::find(&after.conditions, ISOLATION_VERIFIED) else { return news };
     let was_true = before.is_some_and(|before| before.status == "True");
     let changed = before.is_none_or(|before| before.status != now.status || before.reason != now.reason);
     let worth_telling = now.status != "Unknown" || (was_true && now.reason != DISABLED);
     if changed && worth_telling {
-        let reason = if now.status == "Unknown" { format!("Isolation{}", now.reason) } else { now.reason.clone() };
-        news.push(News { warning: now.status != "True", reason, note: format!("{name}: {}", now.message) });
+        let note = format!("{name}: {}", now.message);
+        news.push(match now.status.as_str() {
+            "True" => News::normal(&now.reason, note),
+            "False" => News::warning(&now.reason, note),
+            // A canary that is started anew answers again in a moment.
+            _ => News {
+                attention: Attention::if_it_lasts(ISOLATION_VERIFIED, &now.reason),
+                reason: format!("Isolation{}", now.reason),
+                note,
+            },
+        });
     }
     news
 }

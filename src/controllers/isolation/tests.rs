@@ -14,6 +14,7 @@ use super::status::{admits_machines, news, status};
 use super::verdict::{Check, Nonce, Verdict, judge};
 use crate::api::conditions::find;
 use crate::api::{Hypervisor, PinnedImage};
+use crate::controllers::news::Attention;
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{at, host};
 use crate::libvirt::{DomainRun, DomainSpec, GuestOutput, HostError, StopReason, SurveyedDomain};
@@ -269,22 +270,24 @@ fn events_tell_of_changes_and_repairs() {
     let mut known = hypervisor();
     let mut tell = |view: &View, second, repaired| {
         let after = status(&known, view, at(second));
-        let told: Vec<_> = news(&known, &after, repaired).into_iter().map(|news| (news.warning, news.reason)).collect();
+        let told: Vec<_> =
+            news(&known, &after, repaired).into_iter().map(|news| (news.attention, news.reason)).collect();
         known.status = Some(after);
         told
     };
-    let word = |warning, reason: &str| vec![(warning, reason.to_owned())];
+    let word = |attention, reason: &str| vec![(attention, reason.to_owned())];
+    let (nobody, somebody) = (Attention::Nobody, Attention::Somebody);
     assert_eq!(tell(&running(), 0, false), [], "booting is no news");
     let held = after(running(), &ran(Verdict::Held), at(10));
-    assert_eq!(tell(&held, 10, false), word(false, "Verified"));
+    assert_eq!(tell(&held, 10, false), word(nobody.clone(), "Verified"));
     assert_eq!(tell(&held, 11, false), []);
     assert_eq!(
         tell(&after(held.clone(), &ran(leaked(&[Check::MacSpoof])), at(30)), 30, false),
-        word(true, "FramesLeaked")
+        word(somebody.clone(), "FramesLeaked")
     );
     let mended = tell(&after(held.clone(), &ran(Verdict::Held), at(31)), 31, true);
-    assert_eq!(mended, [word(true, "FiltersPutBack"), word(false, "Verified")].concat());
-    assert_eq!(tell(&held, 95, false), word(true, "IsolationNotRun"));
+    assert_eq!(mended, [word(somebody, "FiltersPutBack"), word(nobody.clone(), "Verified")].concat());
+    assert_eq!(tell(&held, 95, false), word(Attention::if_it_lasts("IsolationVerified", "NotRun"), "IsolationNotRun"));
 }
 
 #[test]

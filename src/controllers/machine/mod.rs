@@ -4,6 +4,7 @@
 mod act;
 mod drift;
 mod host;
+mod news;
 mod observe;
 mod plan;
 pub mod recipe;
@@ -24,6 +25,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::context::Context;
 use super::error::Error;
+use super::news::tell as tell_news;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualMachine};
@@ -238,7 +240,7 @@ fn is_hasty(machine: &VirtualMachine, now: Timestamp) -> bool {
 }
 
 async fn tell(
-    context: &Context,
+    context: &Arc<Context>,
     machine: &VirtualMachine,
     after: &crate::api::VirtualMachineStatus,
     standing: &Standing,
@@ -246,19 +248,14 @@ async fn tell(
     for (phase, age) in status::new_phases(machine, after) {
         context.metrics.transition(phase, age);
     }
-    for chapter in status::story(machine, after, standing) {
-        let about = machine.object_ref(&());
-        if chapter.warning {
-            context.events.warning(about, chapter.reason, "Reconcile", chapter.note).await;
-        } else {
-            context.events.normal(about, chapter.reason, "Reconcile", chapter.note).await;
-        }
+    for told in news::story(machine, after, standing) {
+        tell_news(context, &context.caches.machines, machine, "Reconcile", told).await;
     }
 }
 
 /// Whatever was changed by hand is worth an event, once.
 async fn tell_drift(context: &Context, machine: &VirtualMachine, plan: &Plan, policy: DriftPolicy) {
-    for (drift, repaired) in status::new_drifts(machine, plan, policy) {
+    for (drift, repaired) in news::new_drifts(machine, plan, policy) {
         context.metrics.drift(drift.kind.reason(), if repaired { "Repaired" } else { "Reported" });
         let note = format!("{}: {}", drift.what, drift.kind.advice(policy));
         context.events.warning(machine.object_ref(&()), drift.kind.reason(), "Compare", note).await;

@@ -41,7 +41,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     let uuid = recipe::uid(machine).map(DomainUuid);
     let now = || context.clock.now();
     let (survey, begun) = look_at_host(host.as_deref(), deleted, status.hypervisor.as_deref(), now).await;
-    let domain = match (&host, &survey, &uuid) {
+    let mut domain = match (&host, &survey, &uuid) {
         (Some(host), Observed::Present(survey), Ok(uuid)) => look_at_domain(host, survey, *uuid, deleted, now).await,
         (_, unknown, _) => unknown.clone().map(|_| ()).map_absent_to_unknown(now()),
     };
@@ -51,6 +51,11 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         }
         _ => None,
     };
+    let history = history(&status);
+    if let (Some(false), true, Some(host), Ok(uuid)) = (agent, history.answered, &host, &uuid) {
+        // An agent that answered before and doesn't now may have ended with its guest since the domain was read.
+        domain = host_domain(host, *uuid, now).await;
+    }
     let hypervisor = context.caches.hypervisors.get("", status.hypervisor.as_deref().unwrap_or_default());
     let farm = context.caches.farms.get(&machine.namespace().unwrap_or_default(), &machine.spec.farm);
     let disks_home = hypervisor.as_deref().map(recipe::disks_home);
@@ -87,7 +92,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         outdated: outdated(context, machine, &status),
         agent,
         resumed: host.as_ref().zip(uuid.as_ref().ok()).and_then(|(host, uuid)| host.last_resumed(*uuid)),
-        history: history(&status),
+        history,
     };
     Ok(Observation { view, host })
 }
@@ -131,6 +136,11 @@ async fn look_at_domain(
     if fresh_survey {
         return survey.domains.get(&uuid).cloned().map_or(Observed::Absent, Observed::Present);
     }
+    host_domain(host, uuid, now).await
+}
+
+/// The domain as its host has it now.
+async fn host_domain(host: &FleetHost, uuid: DomainUuid, now: impl Fn() -> Timestamp) -> Observed<SurveyedDomain> {
     match host.host.domain(uuid).await {
         Ok(Some(domain)) => Observed::Present(domain),
         Ok(None) => Observed::Absent,
@@ -274,7 +284,7 @@ fn value(kind: &str, key: &KeyRef, found: Option<Option<Vec<u8>>>) -> Result<Vec
 }
 
 /// How far the image is on the machine's host, in words.
-fn image_progress(context: &Context, status: &VirtualMachineStatus) -> Option<String> {
+fn image_progress(context: &Context, status: &VirtualMachineStatus) -> Option<Result<String, String>> {
     let pinned = status.image.as_ref()?;
     let image = context.caches.images.get("", &pinned.name)?;
     let hosts = &image.status.as_ref()?.hosts;
@@ -284,7 +294,8 @@ fn image_progress(context: &Context, status: &VirtualMachineStatus) -> Option<St
         (_, _, Some(message)) => message.clone(),
         (state, _, None) => format!("{state:?}"),
     };
-    Some(format!("image {}: {detail}", pinned.name))
+    let words = format!("image {}: {detail}", pinned.name);
+    Some(if host.state == ImageHostState::Failed { Err(words) } else { Ok(words) })
 }
 
 /// What the spec asks for and only the next admission gives.

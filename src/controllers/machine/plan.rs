@@ -55,7 +55,7 @@ pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
 
 fn decide(want: &Want, seen: &View, now: Timestamp) -> Plan {
     match (&seen.placement, &seen.domain) {
-        (Placement::Nowhere, _) => wait_for_placement(seen),
+        (Placement::Nowhere, _) => wait_for_placement(want, seen),
         (_, Observed::Unknown { why, .. }) => {
             let phase = if seen.history.phase < Phase::Booting { seen.history.phase } else { Phase::Unknown };
             let prospects = seen.host.prospects.as_ref().map(|prospects| format!("; {prospects}"));
@@ -87,7 +87,10 @@ fn decide(want: &Want, seen: &View, now: Timestamp) -> Plan {
     }
 }
 
-fn wait_for_placement(seen: &View) -> Plan {
+fn wait_for_placement(want: &Want, seen: &View) -> Plan {
+    if want.run == RunStrategy::Halted {
+        return halted("spec.runStrategy is Halted; it never ran, and has no disks yet");
+    }
     match &seen.waits {
         Some(refusal) => Plan::because(Phase::Pending, refusal),
         None => Plan::stay(Phase::Pending, "NotPlaced", "waits for its address and a host"),
@@ -98,22 +101,30 @@ fn is_active(domain: &SurveyedDomain) -> bool {
     !matches!(domain.run, DomainRun::Off(_))
 }
 
+/// It is off, as somebody wants it.
+fn halted(message: &str) -> Plan {
+    Plan::stay(Phase::Stopped, "Halted", message).fulfilled()
+}
+
 /// It is off and stays so.
 fn rest(want: &Want, seen: &View) -> Plan {
-    let (phase, refusal) = match want.run {
-        RunStrategy::Halted => (Phase::Stopped, Refusal::new("Halted", "stopped by spec.runStrategy: Halted")),
+    match want.run {
+        RunStrategy::Halted => halted("stopped by spec.runStrategy: Halted"),
         RunStrategy::Always => {
             let waits = seen.waits.clone();
-            (Phase::Pending, waits.unwrap_or_else(|| Refusal::new("NotAdmitted", "waits for room on its host")))
+            let refusal = waits.unwrap_or_else(|| Refusal::new("NotAdmitted", "waits for room on its host"));
+            Plan::because(Phase::Pending, &refusal)
         }
-        RunStrategy::RerunOnFailure | RunStrategy::Once if seen.history.phase == Phase::Failed => {
-            (Phase::Failed, Refusal::new("Failed", "failed, and spec.runStrategy doesn't start it again"))
-        }
-        RunStrategy::RerunOnFailure | RunStrategy::Once => {
-            (Phase::Stopped, Refusal::new("Finished", "the guest shut itself down"))
-        }
-    };
-    Plan::because(phase, &refusal)
+        RunStrategy::RerunOnFailure | RunStrategy::Once => over(seen.history.phase == Phase::Failed),
+    }
+}
+
+/// It came to the end that its strategy knows.
+fn over(failed: bool) -> Plan {
+    if failed {
+        return Plan::stay(Phase::Failed, "Failed", "failed, and spec.runStrategy doesn't start it again");
+    }
+    Plan::stay(Phase::Stopped, "Finished", "the guest shut itself down").fulfilled()
 }
 
 /// Its domain isn't there: it was never made here, or somebody removed it.
@@ -147,8 +158,12 @@ fn make(seen: &View, now: Timestamp) -> Plan {
             .again(Duration::from_secs(5));
     };
     if recipe.image_volumes.iter().any(|volume| !volumes.contains(volume)) {
-        let progress = seen.image_progress.as_deref().unwrap_or("not begun");
-        return Plan::stay(Phase::Scheduled, "ImageNotOnHost", format!("the image's copy on the host: {progress}"))
+        let (reason, progress) = match &seen.image_progress {
+            None => ("ImageNotOnHost", "not begun"),
+            Some(Ok(progress)) => ("ImageNotOnHost", progress.as_str()),
+            Some(Err(failure)) => ("UploadFailed", failure.as_str()),
+        };
+        return Plan::stay(Phase::Scheduled, reason, format!("the image's copy on the host: {progress}"))
             .again(Duration::from_secs(2));
     }
     let lost = drift::lost_disks(recipe, seen);
@@ -213,10 +228,11 @@ fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, no
 
 /// It ran and doesn't any more.
 fn ended(want: &Want, seen: &View, reason: StopReason, what: &str, now: Timestamp) -> Plan {
+    if want.run == RunStrategy::Halted {
+        return rest(want, seen);
+    }
     if let Some(phase) = end_of(want.run, reason) {
-        let mut rested = rest(want, seen);
-        rested.standing.phase = phase;
-        return rested;
+        return over(phase == Phase::Failed);
     }
     match new_failure(seen, what, now) {
         None => make(seen, now),
@@ -228,9 +244,7 @@ fn ended(want: &Want, seen: &View, reason: StopReason, what: &str, now: Timestam
 /// The phase in which a run of this strategy ends for good; none: it is started again.
 const fn end_of(run: RunStrategy, reason: StopReason) -> Option<Phase> {
     match (run, reason) {
-        (RunStrategy::Halted, _) | (RunStrategy::Once | RunStrategy::RerunOnFailure, StopReason::Shutdown) => {
-            Some(Phase::Stopped)
-        }
+        (RunStrategy::Once | RunStrategy::RerunOnFailure, StopReason::Shutdown) => Some(Phase::Stopped),
         (RunStrategy::Once, StopReason::Destroyed | StopReason::Crashed) => Some(Phase::Failed),
         _ => None,
     }
@@ -318,9 +332,8 @@ fn answering(want: &Want, seen: &View, ran: Option<Duration>) -> Plan {
     let answers = seen.agent == Some(true);
     if answers || want.readiness == Readiness::None {
         let message = if answers { "the guest's agent answers" } else { "the domain runs" };
-        let mut plan = Plan::stay(Phase::Running, if answers { "AgentConnected" } else { "DomainRunning" }, message);
-        plan.standing.ready = true;
-        return plan;
+        let reason = if answers { "AgentConnected" } else { "DomainRunning" };
+        return Plan::stay(Phase::Running, reason, message).fulfilled();
     }
     if seen.history.answered {
         return Plan::stay(Phase::Running, "AgentLost", "the guest's agent doesn't answer any more")

@@ -69,8 +69,8 @@ pub struct View {
     pub nics: Vec<Nic>,
     /// How it is made.
     pub recipe: Result<Recipe, Refusal>,
-    /// How far its image is on its host, in words.
-    pub image_progress: Option<String>,
+    /// How far its image is on its host, in words; or why it doesn't get there for now.
+    pub image_progress: Option<Result<String, String>>,
     /// The spec asks for something that only the next admission can give.
     pub outdated: Option<String>,
     /// Whether its agent answers, where it was asked.
@@ -177,7 +177,7 @@ pub enum DriftKind {
 pub struct Standing {
     /// Where it is in its life.
     pub phase: Phase,
-    /// Whether it is Ready.
+    /// Whether it is Ready: as its spec wants it, which may be off.
     pub ready: bool,
     /// Why, in one CamelCase word.
     pub reason: String,
@@ -224,6 +224,12 @@ impl Plan {
 
     pub(super) fn because(phase: Phase, refusal: &Refusal) -> Self {
         Self::stay(phase, &refusal.reason, refusal.message.clone())
+    }
+
+    /// There is nothing left to do or to wait for: it is as its spec wants it.
+    pub(super) fn fulfilled(mut self) -> Self {
+        self.standing.ready = true;
+        self
     }
 
     pub(super) fn doing(mut self, steps: impl IntoIterator<Item = Step>) -> Self {

@@ -5,8 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::plan::UNDEFINED;
-use super::situation::{Drift, Plan, Standing, View};
+use super::situation::{Drift, Placement, Plan, Standing, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{DriftPolicy, Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::writes::Share;
@@ -39,7 +38,7 @@ pub fn status(
     let generation = machine.metadata.generation;
     let phase_transitions = transitions(&before, standing.phase, passed, now);
     let mut states = vec![ready(standing)];
-    states.extend(provisioned(standing));
+    states.extend(provisioned(seen, standing));
     states.extend(agent(seen));
     states.extend(in_sync(seen, plan, policy));
     states.extend(restart_required(seen));
@@ -71,8 +70,9 @@ fn ready(standing: &Standing) -> State {
     }
 }
 
-fn provisioned(standing: &Standing) -> Option<State> {
+fn provisioned(seen: &View, standing: &Standing) -> Option<State> {
     match standing.phase {
+        _ if seen.placement == Placement::Nowhere => None,
         Phase::Pending | Phase::Unknown => None,
         Phase::Scheduled | Phase::Provisioning => {
             Some(State::no("Provisioned", standing.reason.clone(), standing.message.clone()))
@@ -159,98 +159,6 @@ fn boot_seconds(transitions: &[PhaseTransition]) -> Option<i32> {
     let answered = after.iter().find(|transition| transition.phase == Phase::Running)?;
     let booting = after.first()?;
     i32::try_from(answered.time.duration_since(booting.time).as_secs()).ok()
-}
-
-/// One line of the machine's story.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Chapter {
-    /// Whether a person should look.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: &'static str,
-    /// What happened, with seconds.
-    pub note: String,
-}
-
-/// What is new in a status, told as events.
-pub fn story(machine: &VirtualMachine, after: &VirtualMachineStatus, standing: &Standing) -> Vec<Chapter> {
-    let default = VirtualMachineStatus::default();
-    let before = machine.status.as_ref().unwrap_or(&default);
-    let known = before.phase_transitions.last().map(|last| last.time);
-    let fresh = after.phase_transitions.iter().filter(|transition| known.is_none_or(|known| transition.time > known));
-    let created = machine.metadata.creation_timestamp.as_ref().map(|time| time.0);
-    let mut chapters: Vec<_> = fresh.filter_map(|transition| chapter(transition, after, standing, created)).collect();
-    let old_reason = conditions::find(&before.conditions, READY).map(|ready| ready.reason.as_str());
-    if old_reason != Some(standing.reason.as_str())
-        && let Some(reason) = notable(&standing.reason)
-    {
-        chapters.push(Chapter { warning: true, reason, note: standing.message.clone() });
-    }
-    chapters
-}
-
-fn chapter(
-    transition: &PhaseTransition,
-    after: &VirtualMachineStatus,
-    standing: &Standing,
-    created: Option<Timestamp>,
-) -> Option<Chapter> {
-    let age = created.map(|created| transition.time.duration_since(created).as_secs_f64()).unwrap_or_default();
-    let earlier = |phase: Phase| {
-        let found =
-            after.phase_transitions.iter().rev().find(|other| other.phase == phase && other.time <= transition.time);
-        found.map_or(0.0, |other| transition.time.duration_since(other.time).as_secs_f64())
-    };
-    let (reason, note) = match transition.phase {
-        Phase::Booting => (
-            "Started",
-            format!("domain made in {:.1} s and started, {age:.1} s after creation", earlier(Phase::Provisioning)),
-        ),
-        Phase::Running if standing.ready => (
-            "Ready",
-            format!("{} {:.1} s after the start, {age:.1} s after creation", standing.message, earlier(Phase::Booting)),
-        ),
-        Phase::Stopping if standing.reason == "Removing" => ("Removing", standing.message.clone()),
-        Phase::Stopping => ("Stopping", standing.message.clone()),
-        Phase::Stopped => ("Stopped", standing.message.clone()),
-        _ => return None,
-    };
-    Some(Chapter { warning: false, reason, note })
-}
-
-/// What drifted since the last look, to be counted and told: its kind and whether it is put right.
-pub fn new_drifts<'a>(machine: &VirtualMachine, plan: &'a Plan, policy: DriftPolicy) -> Vec<(&'a Drift, bool)> {
-    let conditions = machine.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let told = conditions::find(conditions, IN_SYNC).filter(|told| told.status == "False");
-    let is_new = |drift: &&Drift| told.is_none_or(|told| !told.message.contains(&drift.what));
-    plan.drifts.iter().filter(is_new).map(|drift| (drift, drift.kind.repair(policy).is_some())).collect()
-}
-
-/// Reasons that a person should hear of when they appear.
-fn notable(reason: &str) -> Option<&'static str> {
-    const NOTABLE: [&str; 20] = [
-        "HostUnreachable",
-        "ForeignDomain",
-        "BackOff",
-        "BootTimeout",
-        "AgentLost",
-        "Paused",
-        "ImageNotOnHost",
-        "InvalidUserData",
-        "InvalidSshKey",
-        "UserDataNotFound",
-        "UserDataForbidden",
-        "InvalidDns",
-        "InvalidName",
-        "SeedTooLarge",
-        "HostRefused",
-        "NoSpace",
-        "WaitingForHost",
-        "WrongAddress",
-        "DiskDeleted",
-        UNDEFINED,
-    ];
-    NOTABLE.into_iter().find(|notable| *notable == reason)
 }
 
 /// How long after its creation each new phase began, for metrics.

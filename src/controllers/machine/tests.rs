@@ -366,6 +366,26 @@ fn halting_asks_first_and_switches_off_when_the_time_is_over() {
 }
 
 #[test]
+fn ready_is_what_is_as_its_spec_wants_it_be_that_off() {
+    let ready = |given: Given| {
+        let standing = given.plan().standing;
+        (standing.phase, standing.ready)
+    };
+    let halted = || machine().wants(RunStrategy::Halted);
+    assert_eq!(ready(halted().domain(SHUT_DOWN, 2)), (Phase::Stopped, true));
+    assert_eq!(ready(halted().placed(Placement::Resting)), (Phase::Stopped, true));
+    assert_eq!(ready(halted().placed(Placement::Nowhere)), (Phase::Stopped, true), "it never ran");
+    assert_eq!(ready(halted().domain(DomainRun::Running, 2).agent(true)), (Phase::Stopping, false));
+    let ended = |run, how| machine().wants(run).domain(how, 2).was(Phase::Running).started(NOW - 100);
+    assert_eq!(ready(ended(RunStrategy::Once, SHUT_DOWN)), (Phase::Stopped, true));
+    assert_eq!(ready(ended(RunStrategy::RerunOnFailure, SHUT_DOWN)), (Phase::Stopped, true));
+    assert_eq!(ready(ended(RunStrategy::Once, OFF)), (Phase::Failed, false));
+    let failed = machine().wants(RunStrategy::Once).domain(OFF, 2).was(Phase::Failed).finished();
+    assert_eq!(ready(failed), (Phase::Failed, false));
+    assert_eq!(ready(machine().placed(Placement::Resting)), (Phase::Pending, false));
+}
+
+#[test]
 fn the_run_strategy_decides_what_follows_an_end() {
     let ended = |run, how| machine().wants(run).domain(how, 2).was(Phase::Running).started(NOW - 100);
     let starts = |given: Given| given.plan().steps.contains(&Step::Start);

@@ -32,7 +32,7 @@ use std::time::Duration;
 use futures::stream::{BoxStream, select_all};
 use futures::{FutureExt, StreamExt};
 use jiff::Timestamp;
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -43,6 +43,7 @@ use self::standing::{Standing, standing};
 use self::status::{Outcome, leaves, news, patience_left, status, waiting_since};
 use super::cache::{Cache, Cached};
 use super::context::Context;
+use super::news::{News, tell};
 use crate::api::{VirtualMachine, VirtualMachineStatus};
 
 /// Changes that come together are looked at together.
@@ -171,7 +172,7 @@ fn merged(machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Virtua
     after
 }
 
-type Note = (Arc<VirtualMachine>, status::News);
+type Note = (Arc<VirtualMachine>, News);
 
 impl Memory {
     fn note_waiting(&mut self, world: &World, now: Timestamp) {
@@ -200,11 +201,6 @@ impl Memory {
 /// Events, beside the loop: placing the next machine doesn't wait for the story of the last.
 async fn publish(context: Arc<Context>, told: Vec<Note>) {
     for (machine, news) in told {
-        let about = machine.object_ref(&());
-        if news.warning {
-            context.events.warning(about, news.reason, "Placing", news.note).await;
-        } else {
-            context.events.normal(about, news.reason, "Placing", news.note).await;
-        }
+        tell(&context, &context.caches.machines, &*machine, "Placing", news).await;
     }
 }

@@ -26,6 +26,9 @@ use crate::network::FarmNetwork;
 /// The first look at a host takes at most so long.
 const SETTLING: Duration = Duration::from_secs(15);
 
+/// Reason of machines whose image is on its way to the operator.
+pub const IMAGE_FETCHING: &str = "ImageFetching";
+
 /// All objects that placement decides over. Plain data: a dry run changes it and asks what would happen.
 #[derive(Clone, Default)]
 pub struct World {
@@ -289,7 +292,8 @@ impl World {
         let Some(address) = machine.status.as_ref().and_then(|status| status.address.as_deref()) else {
             return Err(if is_router_to_be(machine) {
                 let message = format!(
-                    "its label {ROUTER_LABEL} says that it is to be a router, and no VRouter says so: remove the label"
+                    "its label {ROUTER_LABEL} says that it is to be a router, and its VRouter is yet to say so; if \
+                     there is none, remove the label"
                 );
                 Wait::new("RouterPending", message)
             } else if status.addresses_available == Some(0) {
@@ -325,11 +329,13 @@ impl World {
             let pinned = crate::images::pin(name, &image.spec, status.virtual_size.unwrap_or_default());
             return pinned.map_err(|error| Wait::new("ImageNotReady", format!("image {name}: {error}")));
         }
+        let refused = matches!(status.phase, ImagePhase::Rejected | ImagePhase::Failed);
+        let reason = if current && refused { "ImageNotReady" } else { IMAGE_FETCHING };
         let phase = if current { format!("{:?}", status.phase) } else { "being read anew".into() };
         let why = find(&status.conditions, READY).map(|ready| ready.message.as_str()).filter(|why| !why.is_empty());
         let message =
             why.map_or_else(|| format!("image {name}: {phase}"), |why| format!("image {name}: {phase}: {why}"));
-        Err(Wait::new("ImageNotReady", message))
+        Err(Wait::new(reason, message))
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::observe::Candidate;
+use super::observe::{Candidate, IMAGE_FETCHING};
 use super::plan::{QUOTA_EXCEEDED, UNSCHEDULABLE, Wait};
 use super::standing::{FINISHED, HALTED, SCHEDULED};
 use crate::api::conditions::{State, find, stamp};
 use crate::api::{VirtualMachine, VirtualMachineStatus};
+use crate::controllers::news::{Attention, News};
 use crate::controllers::writes::Share;
 
 /// What placement writes of a machine's status.
@@ -59,7 +60,7 @@ pub fn status(machine: &VirtualMachine, outcome: &Outcome, now: Timestamp) -> Vi
     let state = match outcome {
         Outcome::Placed { host, .. } => State::yes(SCHEDULED, "Placed", format!("on {host}")),
         Outcome::Waits(wait) => State::no(SCHEDULED, wait.reason, wait.message.clone()),
-        Outcome::Rests(reason) => State::no(SCHEDULED, *reason, rests_because(reason)),
+        Outcome::Rests(reason) => State::no(SCHEDULED, *reason, rests_because(reason, &before)),
         Outcome::Stranded(wait) => {
             let message = format!("on {}, which is lost, and nowhere else: {}", home(&before), wait.message);
             State::yes(SCHEDULED, STRANDED, message)
@@ -86,10 +87,11 @@ fn home(status: &VirtualMachineStatus) -> &str {
     status.hypervisor.as_deref().unwrap_or_default()
 }
 
-fn rests_because(reason: &str) -> &'static str {
-    match reason {
-        HALTED => "runStrategy is Halted; its disks stay",
-        FINISHED => "it ran and came to its end; its disks stay",
+fn rests_because(reason: &str, status: &VirtualMachineStatus) -> &'static str {
+    match (reason, &status.hypervisor) {
+        (HALTED, None) => "runStrategy is Halted; it never ran",
+        (HALTED, Some(_)) => "runStrategy is Halted; its disks stay",
+        (FINISHED, _) => "it ran and came to its end; its disks stay",
         _ => "",
     }
 }
@@ -114,36 +116,28 @@ pub fn scheduled_reason(machine: &VirtualMachine) -> Option<&str> {
     find(&status.conditions, SCHEDULED).map(|scheduled| scheduled.reason.as_str())
 }
 
-/// Something to tell in `kubectl describe`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// Whether it needs attention.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: &'static str,
-    /// What happened.
-    pub note: String,
-}
-
 /// What is new about a machine, if anything.
 #[must_use]
 pub fn news(machine: &VirtualMachine, outcome: &Outcome, waited: Duration) -> Option<News> {
     if let (Some(lost), Outcome::Placed { host, .. }) = (leaves(machine, outcome), outcome) {
         let note = format!("{lost} is lost: made anew on {host}");
-        return Some(News { warning: true, reason: "Evicted", note });
+        return Some(News::warning("Evicted", note));
     }
     match outcome {
         Outcome::Placed { host, .. } => {
             let note = format!("placed on {host} after {:.1} s", waited.as_secs_f64());
-            Some(News { warning: false, reason: "Scheduled", note })
+            Some(News::normal("Scheduled", note))
         }
-        Outcome::Waits(wait) if scheduled_reason(machine) != Some(wait.reason) => {
-            let note = format!("{}: {}", wait.reason, wait.message);
-            Some(News { warning: true, reason: "FailedScheduling", note })
-        }
+        // An image that is being fetched comes, however long it takes.
+        Outcome::Waits(wait) if wait.reason == IMAGE_FETCHING => None,
+        Outcome::Waits(wait) if scheduled_reason(machine) != Some(wait.reason) => Some(News {
+            attention: Attention::if_it_lasts(SCHEDULED, wait.reason),
+            reason: "FailedScheduling".into(),
+            note: format!("{}: {}", wait.reason, wait.message),
+        }),
         Outcome::Stranded(wait) if scheduled_reason(machine) != Some(STRANDED) => {
             let note = format!("{}: {}", wait.reason, wait.message);
-            Some(News { warning: true, reason: STRANDED, note })
+            Some(News::warning(STRANDED, note))
         }
         Outcome::Waits(_) | Outcome::Rests(_) | Outcome::Stranded(_) | Outcome::Stays => None,
     }

@@ -15,6 +15,7 @@ use crate::api::{
     HypervisorClass, HypervisorPhase, ImagePhase, Maintenance, Phase, PhaseTransition, Quota, RunStrategy,
     VirtualMachine,
 };
+use crate::controllers::news::Attention;
 
 fn decided(world: &World) -> Vec<String> {
     words(&decide(world))
@@ -148,7 +149,7 @@ fn a_machine_waits_for_what_it_is_made_of_and_says_so() {
         image.metadata.generation = Some(2);
         site.images.insert("appliance".into(), Arc::new(image));
     });
-    assert_eq!(outdated, "a: ImageNotReady: image appliance: being read anew");
+    assert_eq!(outdated, "a: ImageFetching: image appliance: being read anew");
 }
 
 #[test]
@@ -317,7 +318,8 @@ fn an_event_is_told_when_the_reason_changes() {
     let first = decide(&site);
     let (one, outcome) = &first[0];
     let news_of_it = news(one, outcome, Duration::ZERO).unwrap();
-    assert_eq!((news_of_it.reason, news_of_it.warning), ("FailedScheduling", true));
+    assert_eq!(news_of_it.reason, "FailedScheduling");
+    assert_eq!(news_of_it.attention, Attention::if_it_lasts("Scheduled", "Unschedulable"), "a moment is no news");
     assert_eq!(news_of_it.note, "Unschedulable: no hypervisors");
     let site = after(site, &first);
     let (one, outcome) = decide(&site).remove(0);

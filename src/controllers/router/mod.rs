@@ -31,9 +31,9 @@ use std::time::Duration;
 use futures::future::join_all;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use kube::ResourceExt;
 use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
 use tokio_stream::wrappers::WatchStream;
 
 use self::memory::Memory;
@@ -44,6 +44,7 @@ use self::talk::{Guest, Hashes, Heard};
 use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
+use super::news::tell as tell_news;
 use super::placement::observe::key;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
@@ -153,12 +154,7 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     }
     apply_status(context, routers, &api, &before, &SHARE, &after).await?;
     for news in news::news(before.status.as_ref(), &after) {
-        let about = view.router.object_ref(&());
-        if news.warning {
-            context.events.warning(about, &news.reason, "Reconcile", news.note).await;
-        } else {
-            context.events.normal(about, &news.reason, "Reconcile", news.note).await;
-        }
+        tell_news(context, routers, &*view.router, "Reconcile", news).await;
     }
     // Last: a host that just went away is no reason to say nothing of the router.
     count(context, memory, &view, &plan, &heard).await?;
@@ -270,12 +266,12 @@ fn age(time: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(time)).unwrap_or_default()
 }
 
-async fn tell_of_deletions(context: &Context, router: &VRouter, steps: &[Step]) {
-    for step in steps {
-        if let Step::Delete(_, why) = step
-            && why.reason != "Deleting"
-        {
-            context.events.warning(router.object_ref(&()), why.reason, "Replacing", why.message.clone()).await;
-        }
+async fn tell_of_deletions(context: &Arc<Context>, router: &VRouter, steps: &[Step]) {
+    let deletions = steps.iter().filter_map(|step| match step {
+        Step::Delete(_, why) if why.reason != "Deleting" => Some(news::of_deletion(why)),
+        _ => None,
+    });
+    for news in deletions {
+        tell_news(context, &context.caches.routers, router, "Replacing", news).await;
     }
 }

@@ -3,17 +3,8 @@
 use super::status::{ADDRESSES_READY, CONFIG_APPLIED, PEERS_JOINED, REDUNDANT, TARGETS_FOUND};
 use crate::api::VRouterStatus;
 use crate::api::conditions::{READY, find, is_true};
-
-/// One line of a router's story.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct News {
-    /// Whether a person should look.
-    pub warning: bool,
-    /// One CamelCase word.
-    pub reason: String,
-    /// What happened.
-    pub note: String,
-}
+use crate::controllers::news::News;
+use crate::controllers::placement::plan::Wait;
 
 /// What is new in a status, told as events.
 #[must_use]
@@ -24,7 +15,7 @@ pub fn news(before: Option<&VRouterStatus>, after: &VRouterStatus) -> Vec<News> 
     let hash = |status: &VRouterStatus| status.config.as_ref().map(|config| config.hash.clone());
     let applied = find(&after.conditions, CONFIG_APPLIED).filter(|applied| applied.status == "True");
     if let Some(applied) = applied.filter(|_| hash(before) != hash(after)) {
-        news.push(News { warning: false, reason: CONFIG_APPLIED.into(), note: applied.message.clone() });
+        news.push(News::normal(CONFIG_APPLIED, &applied.message));
     }
     let works = |status: &VRouterStatus| is_true(&status.conditions, READY);
     news.extend(turn(before, after).filter(|_| works(after)));
@@ -39,21 +30,25 @@ pub fn news(before: Option<&VRouterStatus>, after: &VRouterStatus) -> Vec<News> 
         let bad = find(&after.conditions, kind).filter(|state| state.status != "True" && is_notable(&state.reason));
         if let Some(bad) = bad.filter(|_| begins || reason(before) != reason(after)) {
             let known = news.iter().any(|known: &News| known.reason == bad.reason);
-            news.extend((!known).then(|| News {
-                warning: true,
-                reason: bad.reason.clone(),
-                note: bad.message.clone(),
-            }));
+            news.extend((!known).then(|| News::if_it_lasts(kind, &bad.reason, &bad.message)));
         }
     }
     news
 }
 
-/// Of two machines the other one works now.
+/// Of two machines the other one works now. Whether one is left to take the next turn is told besides.
 fn turn(before: &VRouterStatus, after: &VRouterStatus) -> Option<News> {
     let (was, is) = (before.machine.as_ref()?, after.machine.as_ref()?);
     let turned = before.standby.as_ref().is_some_and(|standby| standby.machine == *is);
-    turned.then(|| News { warning: true, reason: "TurnTaken".into(), note: format!("{is} works in place of {was}") })
+    turned.then(|| News::normal("TurnTaken", format!("{is} works in place of {was}")))
+}
+
+/// Why one of its machines is made anew: something failed, or somebody wants it otherwise now.
+#[must_use]
+pub fn of_deletion(why: &Wait) -> News {
+    let failed = ["RouterSilent", "WrongAddress"].contains(&why.reason);
+    let of_kind = if failed { News::warning } else { News::normal };
+    of_kind(why.reason.to_owned(), why.message.clone())
 }
 
 /// Waits that are over by themselves are no news.
