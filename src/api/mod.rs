@@ -37,8 +37,9 @@ pub use router::{
     PortForward, PortProtocol, RouterTemplate, Standby, VRouter, VRouterSpec, VRouterStatus, VpnStatus,
 };
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};
 use kube::CustomResourceExt;
+use serde_json::json;
 
 /// The API group of every kind.
 pub const GROUP: &str = "cascina.dev";
@@ -73,10 +74,28 @@ pub const ROUTER_LABEL: &str = "cascina.dev/router";
 /// Annotation on the machines of a group: the hash of the template that they were made from.
 pub const TEMPLATE_ANNOTATION: &str = "cascina.dev/template-hash";
 
+/// The generation that the status of an object speaks of before a controller has looked at it.
+pub const UNOBSERVED: i64 = -1;
+
 /// Every custom resource definition, in the order in which `crds/` lists them.
 #[must_use]
 pub fn custom_resource_definitions() -> Vec<CustomResourceDefinition> {
-    vec![Hypervisor::crd(), Image::crd(), Flavour::crd(), VirtualFarm::crd(), VirtualMachine::crd(), VRouter::crd()]
+    let kinds =
+        [Hypervisor::crd(), Image::crd(), Flavour::crd(), VirtualFarm::crd(), VirtualMachine::crd(), VRouter::crd()];
+    kinds.into_iter().map(unobserved_at_first).collect()
+}
+
+/// Lets an object that no controller has looked at say so: without a status, tools that wait for objects by the rules
+/// of kstatus take it for done in the moment in which it is made.
+fn unobserved_at_first(mut definition: CustomResourceDefinition) -> CustomResourceDefinition {
+    for version in &mut definition.spec.versions {
+        let schema = version.schema.as_mut().and_then(|schema| schema.open_api_v3_schema.as_mut());
+        let fields = schema.and_then(|schema| schema.properties.as_mut());
+        if let Some(status) = fields.and_then(|fields| fields.get_mut("status")) {
+            status.default = Some(JSON(json!({ "observedGeneration": UNOBSERVED })));
+        }
+    }
+    definition
 }
 
 /// Whether an annotation stands on the object with the value `"true"`.

@@ -1,14 +1,15 @@
 //! The examples as a GitOps tool treats them: applied, compared, removed, in any order.
 
 use std::io::Write;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use cascina::api::{VirtualFarm, VirtualMachine};
+use cascina::api::{Flavour, Hypervisor, Image, VRouter, VirtualFarm, VirtualMachine};
 use kube::{Api, ResourceExt};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::farms::{apply_examples, nodes};
-use crate::support::{BOOT, HOSTS, TheBox, is_ready, the_box_alone};
+use crate::support::{BOOT, HOSTS, SOON, TheBox, is_ready, reason, the_box, the_box_alone};
 
 const EXAMPLES: [&str; 2] = ["farm-a", "farm-b"];
 
@@ -103,4 +104,74 @@ async fn removed_in_any_order_the_examples_leave_nothing() {
     kubectl(&["delete", "-f", quick_examples(false).path().to_str().unwrap(), "--timeout=120s"]);
     before.extend(uids(&the_box).await);
     nothing_is_left(&the_box, &before).await;
+}
+
+/// The health rules that the documentation has for Argo CD, a file `KIND.lua` each.
+fn argo_rules() -> tempfile::TempDir {
+    let page = std::fs::read_to_string(crate::cluster::file("docs/gitops.md")).unwrap();
+    let block = page.split("```yaml\n").find(|block| block.contains("argocd-cm")).unwrap();
+    let map: Value = serde_yaml::from_str(block.split("```").next().unwrap()).unwrap();
+    let rules = tempfile::tempdir().unwrap();
+    for (name, rule) in map["data"].as_object().unwrap() {
+        let kind = name.rsplit('_').next().unwrap();
+        std::fs::write(rules.path().join(format!("{kind}.lua")), rule.as_str().unwrap()).unwrap();
+    }
+    rules
+}
+
+/// How kstatus and Argo CD read objects: kind and name, the one's word and the other's.
+fn read_by_tools(the_box: &TheBox, objects: &[Value]) -> Vec<(String, String, String)> {
+    let program = the_box.script("health/build", &[]);
+    let rules = argo_rules();
+    let mut reading =
+        Command::new(program.trim()).arg(rules.path()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let list = json!({"apiVersion": "v1", "kind": "List", "items": objects});
+    reading.stdin.take().unwrap().write_all(list.to_string().as_bytes()).unwrap();
+    let output = reading.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let verdicts = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    verdicts
+        .map(|one| {
+            let name = format!("{} {}", text(&one["kind"]), text(&one["name"]));
+            (name, text(&one["kstatus"]), text(&one["argo"]))
+        })
+        .collect()
+}
+
+fn as_values(objects: impl IntoIterator<Item = impl serde::Serialize>) -> Vec<Value> {
+    objects.into_iter().map(|object| serde_json::to_value(object).unwrap()).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs a box"]
+async fn tools_that_wait_read_what_is_as_it_was_wanted_as_done() {
+    let the_box = the_box().await;
+    let tenant = the_box.tenant("gitops").await;
+    tenant.given_farm("farm", json!({"router": {}})).await;
+    tenant.asks_for("halted", json!({"runStrategy": "Halted"})).await;
+    tenant.given_machine("runs", json!({})).await;
+    the_box.until(&tenant.farms(), "farm", "Ready", BOOT, is_ready).await;
+    tenant.until("halted", "Ready though it never ran", SOON, is_ready).await;
+    let client = || the_box.cluster.client.clone();
+    let routers: Api<VRouter> = Api::namespaced(client(), &tenant.namespace);
+    let mut objects = as_values(tenant.machines().list(&Default::default()).await.unwrap());
+    objects.extend(as_values(tenant.farms().list(&Default::default()).await.unwrap()));
+    objects.extend(as_values(routers.list(&Default::default()).await.unwrap()));
+    objects.extend(as_values(Api::<Hypervisor>::all(client()).list(&Default::default()).await.unwrap()));
+    objects.extend(as_values([Api::<Image>::all(client()).get("appliance").await.unwrap()]));
+    objects.extend(as_values(Api::<Flavour>::all(client()).list(&Default::default()).await.unwrap()));
+    let read = read_by_tools(&the_box, &objects);
+    let waits: Vec<_> = read.iter().filter(|(_, kstatus, argo)| kstatus != "Current" || argo != "Healthy").collect();
+    assert!(read.len() > 5 + HOSTS.len() && waits.is_empty(), "{waits:?}");
+
+    // What waits reads as under way, from the moment in which it is made.
+    tenant.asks_for("waits", json!({"flavour": "e2e-no-such-flavour"})).await;
+    let made = tenant.machines().get("waits").await.unwrap();
+    let told = tenant.until("waits", "waits", SOON, |machine| reason(machine, "Ready").0 == "FlavourNotFound").await;
+    for machine in [made, told] {
+        let read = read_by_tools(&the_box, &as_values([machine]));
+        assert_eq!((read[0].1.as_str(), read[0].2.as_str()), ("InProgress", "Progressing"));
+    }
 }

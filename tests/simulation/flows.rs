@@ -295,15 +295,28 @@ impl Live {
         self.patch("virtualfarms", "tenant", "farm", &json!({"spec": spec}));
     }
 
+    /// Makes a machine of the farm that runs by this strategy.
+    pub fn create_machine(&self, name: &str, run_strategy: &str) {
+        let spec = json!({"farm": "farm", "flavour": "small", "image": "one", "runStrategy": run_strategy});
+        self.create("virtualmachines", "tenant", name, spec);
+    }
+
     /// Lets a guest crash.
     pub fn crash(&self, title: &str) {
+        self.end(title, StopReason::Crashed);
+    }
+
+    /// Lets a guest shut itself down.
+    pub fn shut_down(&self, title: &str) {
+        self.end(title, StopReason::Shutdown);
+    }
+
+    fn end(&self, title: &str, how: StopReason) {
         let now = self.clock.now();
         self.world(|world| {
             world.last_change = now;
             let domains = world.hosts.values_mut().flat_map(|host| host.domains.values_mut());
-            domains
-                .filter(|domain| domain.spec.title == title)
-                .for_each(|domain| domain.run = DomainRun::Off(StopReason::Crashed));
+            domains.filter(|domain| domain.spec.title == title).for_each(|domain| domain.run = DomainRun::Off(how));
         });
     }
 

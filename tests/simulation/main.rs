@@ -11,6 +11,8 @@ mod flows;
 mod host;
 mod images;
 mod invariants;
+#[path = "../support/kstatus.rs"]
+mod kstatus;
 mod router;
 mod soak;
 mod state;
@@ -22,3 +24,4 @@ mod chance;
 mod disturbances;
 mod likeness;
 mod stops;
+mod telling;

@@ -29,8 +29,10 @@ pub struct GroupPlan {
     pub remove: Vec<Arc<VirtualMachine>>,
     /// To be made anew.
     pub replace: Vec<Arc<VirtualMachine>>,
-    /// Made from an older template, replaced later or when somebody deletes them.
+    /// Made from an older template, replaced later.
     pub outdated: Vec<String>,
+    /// Made from an older template, replaced when somebody deletes them, as the group's strategy has it.
+    pub left_alone: Vec<String>,
     /// Names that machines of somebody else have.
     pub taken: Vec<String>,
 }
@@ -46,12 +48,14 @@ pub enum Health {
     Available,
 }
 
-/// How a machine does: available is what is Ready, or stopped by wish.
+/// How a machine does: available is what is Ready, or stopped by wish. What a status says of an earlier generation of its
+/// spec says nothing of this one.
 #[must_use]
 pub fn health(machine: &VirtualMachine) -> Health {
     let Some(status) = &machine.status else { return Health::Unavailable };
-    let unknown = find(&status.conditions, READY).is_some_and(|ready| ready.status == "Unknown");
-    if status.phase == Some(Phase::Unknown) || unknown {
+    let Some(ready) = find(&status.conditions, READY) else { return Health::Unavailable };
+    let is_of_earlier = status.observed_generation != machine.metadata.generation;
+    if status.phase == Some(Phase::Unknown) || ready.status == "Unknown" || (ready.status == "True" && is_of_earlier) {
         Health::Unknown
     } else if is_true(&status.conditions, READY) || (status.phase == Some(Phase::Stopped) && !wishes_to_run(machine)) {
         Health::Available
@@ -109,7 +113,11 @@ pub fn plan_group(
     let stays = |machine: &Arc<VirtualMachine>| !plan.replace.iter().any(|replaced| Arc::ptr_eq(replaced, machine));
     for machine in live.values().filter(|machine| stays(machine)) {
         plan.update.extend(changed_in_place(machine, group, &template));
-        plan.outdated.extend(outdated(machine).then(|| machine.name_any()));
+        let waits = match group.update.strategy {
+            GroupUpdateStrategy::OnDelete => &mut plan.left_alone,
+            GroupUpdateStrategy::Drain | GroupUpdateStrategy::Recreate => &mut plan.outdated,
+        };
+        waits.extend(outdated(machine).then(|| machine.name_any()));
     }
     let mut vacant = wanted.saturating_sub(members.len());
     for index in (0..).filter(|index| !members.contains_key(index)) {

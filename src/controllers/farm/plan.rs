@@ -40,8 +40,10 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What a person has to look at.
     pub troubles: Vec<Wait>,
-    /// Machines made from an older template that stay for now.
+    /// Machines made from an older template that are replaced later.
     pub outdated: Vec<String>,
+    /// Machines made from an older template that stay until somebody deletes them.
+    pub left_alone: Vec<String>,
     /// Addresses in use.
     pub addresses_used: usize,
 }
@@ -64,6 +66,7 @@ pub fn plan(view: &View) -> Plan {
         plan.steps.extend(group.update.into_iter().map(|machine| Step::Update(Box::new(machine))));
         plan.steps.extend(group.create.into_iter().map(|machine| Step::Create(Box::new(machine))));
         plan.outdated.extend(group.outdated);
+        plan.left_alone.extend(group.left_alone);
         taken.extend(group.taken);
     }
     plan.troubles = troubles(&addresses, &taken);

@@ -122,8 +122,14 @@ pub fn router_ready(view: &View) -> Option<State> {
     view.farm.spec.router.as_ref()?;
     let ours = view.router.as_ref().filter(|router| is_router_of(router, &view.farm));
     let ready = ours.and_then(|router| find(&router.status.as_ref()?.conditions, READY));
+    let is_of_earlier = ours.is_some_and(|router| {
+        router.status.as_ref().and_then(|status| status.observed_generation) != router.metadata.generation
+    });
     Some(match ready {
         None => State::no(ROUTER_READY, "Making", "the router is being made"),
+        Some(ready) if ready.status == "True" && is_of_earlier => {
+            State::no(ROUTER_READY, "Pending", "it is yet to be told what the farm says now")
+        }
         Some(ready) if ready.status == "True" => State::yes(ROUTER_READY, ready.reason.clone(), ready.message.clone()),
         Some(ready) => State::no(ROUTER_READY, ready.reason.clone(), ready.message.clone()),
     })

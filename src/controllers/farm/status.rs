@@ -161,7 +161,10 @@ fn ready(view: &View, plan: &Plan) -> State {
     if let Some(router) = router_ready(view).filter(|router| router.status != "True") {
         return State::no(READY, "RouterNotReady", format!("{}: {}", router.reason, router.message));
     }
-    State::yes(READY, "MachinesReady", format!("{well} of {wanted} ready"))
+    let left_alone = &plan.left_alone;
+    let left_alone = (!left_alone.is_empty())
+        .then(|| format!("; made from an older template until somebody deletes them: {}", some_of(left_alone, ", ")));
+    State::yes(READY, "MachinesReady", format!("{well} of {wanted} ready{}", left_alone.unwrap_or_default()))
 }
 
 fn is_well(machine: &VirtualMachine) -> bool {
@@ -175,8 +178,12 @@ fn what_ails(machine: &VirtualMachine) -> String {
         return format!("{name}: being deleted");
     }
     let status = machine.status.clone().unwrap_or_default();
+    let ready = find(&status.conditions, READY);
+    if ready.is_some_and(|ready| ready.status == "True") {
+        return format!("{name}: its spec was changed, and that is yet to be looked at");
+    }
     let waits = find(&status.conditions, SCHEDULED).filter(|scheduled| scheduled.status == "False");
-    match waits.or_else(|| find(&status.conditions, READY)) {
+    match waits.or(ready) {
         Some(why) if why.message.is_empty() => format!("{name}: {}", why.reason),
         Some(why) => format!("{name}: {}: {}", why.reason, why.message),
         None => format!("{name}: {:?}", status.phase.unwrap_or_default()),

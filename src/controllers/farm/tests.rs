@@ -15,8 +15,8 @@ use super::status::{deleting_status, dry_run_status, is_urgent, status};
 use super::testing::*;
 use crate::api::conditions::{READY, State, find, stamp};
 use crate::api::{
-    GroupUpdateStrategy, MachineGroup, Phase, Quota, ROUTER_LABEL, RouterTemplate, RunStrategy, VRouter, VirtualFarm,
-    VirtualFarmStatus, VirtualMachine,
+    GroupUpdateStrategy, MachineGroup, Phase, Quota, ROUTER_LABEL, RouterTemplate, RunStrategy, VRouter, VRouterStatus,
+    VirtualFarm, VirtualFarmStatus, VirtualMachine,
 };
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::testing as site;
@@ -94,7 +94,30 @@ fn a_change_replaces_one_machine_at_a_time() {
     given(recreate).with(running("workers", 0)).plans(["create farm-a-workers-1"]);
     let mut patient = changed(group("workers", 2));
     patient.update.strategy = GroupUpdateStrategy::OnDelete;
-    two(with_group(farm(), patient)).plans([]);
+    let left_alone = two(with_group(farm(), patient));
+    left_alone.plans([]);
+    let (reason, message) = ready_of(&status(&left_alone.0, &left_alone.plan(), at(200)));
+    assert_eq!(reason, "MachinesReady", "a farm is as it was wanted");
+    assert!(message.ends_with("until somebody deletes them: farm-a-workers-0, farm-a-workers-1"), "{message}");
+}
+
+#[test]
+fn what_was_said_of_an_earlier_spec_makes_no_farm_ready() {
+    let mut called_back = running("workers", 0);
+    called_back.metadata.generation = Some(2);
+    called_back.status.as_mut().unwrap().observed_generation = Some(1);
+    let waits = given(workers(1)).with(called_back);
+    let (reason, message) = ready_of(&status(&waits.0, &waits.plan(), at(200)));
+    assert_eq!(reason, "MachinesNotReady");
+    assert!(message.ends_with("farm-a-workers-0: its spec was changed, and that is yet to be looked at"), "{message}");
+    let mut routed = routed(workers(0));
+    routed.metadata.generation = Some(2);
+    let mut router = its_router(&routed);
+    router.metadata.generation = Some(2);
+    let conditions = stamp(vec![State::yes(READY, "Routing", "")], &[], None, at(0));
+    router.status = Some(VRouterStatus { observed_generation: Some(1), conditions, ..VRouterStatus::default() });
+    let waits = given(routed).routed_by(router);
+    assert_eq!(ready_of(&status(&waits.0, &waits.plan(), at(200))).0, "RouterNotReady");
 }
 
 #[test]
@@ -261,7 +284,7 @@ fn counters_can_wait_but_reasons_can_not() {
 fn news_are_told_once() {
     let given = given(workers(1));
     let first = status(&given.0, &given.plan(), at(200));
-    let told: Vec<_> = news(&VirtualFarmStatus::default(), &first).into_iter().map(|news| news.message).collect();
+    let told: Vec<_> = news(&VirtualFarmStatus::default(), &first).into_iter().map(|news| news.note).collect();
     assert_eq!(told, ["the farm's network is 172.16.1.0/24"]);
     assert!(news(&first, &first).is_empty());
 }

@@ -116,7 +116,9 @@ pub fn condition(object: &impl Serialize, kind: &str) -> Option<Condition> {
 
 /// Whether its condition `Ready` is true, for the spec that it has now.
 pub fn is_ready(object: &impl Serialize) -> bool {
-    condition(object, "Ready").is_some_and(|ready| ready.status == "True")
+    let value = serde_json::to_value(object).unwrap();
+    let is_current = value["status"]["observedGeneration"] == value["metadata"]["generation"];
+    is_current && condition(object, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
 /// Reason and message of one of its conditions.
