@@ -48,7 +48,8 @@ impl Failures {
 }
 
 /// Runs a controller until `shutdown`: it reconciles each object of the cache when it changes and when one of the
-/// `triggers` names it, never one object twice at the same time. What triggers it within `gather` counts once.
+/// `triggers` names it, never one object twice at the same time. What triggers it within `gather` counts once. Paused
+/// objects are left alone.
 pub async fn run<K, F, R>(
     context: Arc<Context>,
     cache: &Arc<Cache<K>>,
@@ -61,22 +62,45 @@ pub async fn run<K, F, R>(
     F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Action, Error>> + Send + 'static,
 {
+    let leave_alone = |_, _| std::future::ready(Ok(Action::await_change()));
+    run_and_hold(context, cache, triggers, gather, shutdown, reconcile, leave_alone).await;
+}
+
+/// The same, with something that is done for paused objects: what somebody decided for safety's sake, which an annotation is
+/// not to hold up.
+pub async fn run_and_hold<K, F, R, H, S>(
+    context: Arc<Context>,
+    cache: &Arc<Cache<K>>,
+    triggers: BoxStream<'static, ObjectRef<K>>,
+    gather: Duration,
+    shutdown: impl Future<Output = ()> + Send + Sync + 'static,
+    reconcile: F,
+    while_paused: H,
+) where
+    K: Cached + HasStatus<Status: Serialize>,
+    F: Fn(Arc<K>, Arc<Context>) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<Action, Error>> + Send + 'static,
+    H: Fn(Arc<K>, Arc<Context>) -> S + Clone + Send + Sync + 'static,
+    S: Future<Output = Result<Action, Error>> + Send + 'static,
+{
     let failures = Arc::new(Failures::default());
     let kind = K::kind(&());
     let newest = Arc::clone(cache);
     let counted = {
         let failures = Arc::clone(&failures);
         move |object: Arc<K>, context: Arc<Context>| {
-            let (failures, reconcile) = (Arc::clone(&failures), reconcile.clone());
+            let (failures, reconcile, while_paused) = (Arc::clone(&failures), reconcile.clone(), while_paused.clone());
             let object = newest.latest(&object).unwrap_or(object);
             let name = full_name(&*object);
             let span = info_span!("reconcile", kind = %K::kind(&()), object = %name);
             async move {
                 let paused = is_annotated(&*object, PAUSED_ANNOTATION);
-                tell_pause(&context, &*object, paused).await?;
                 if paused {
-                    return Ok(Action::await_change());
+                    let held = while_paused(Arc::clone(&object), Arc::clone(&context)).await;
+                    tell_pause(&context, &*object, true).await?;
+                    return held;
                 }
+                tell_pause(&context, &*object, false).await?;
                 let begin = Instant::now();
                 let outcome = reconcile(object, Arc::clone(&context)).await;
                 context.metrics.reconcile::<K>(begin.elapsed(), outcome.as_ref().err().map(Error::reason));

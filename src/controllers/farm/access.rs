@@ -54,32 +54,92 @@ fn rbac_subject(subject: &Subject) -> RbacSubject {
     RbacSubject { kind: kind.into(), name: subject.name.clone(), namespace: subject.namespace.clone(), api_group }
 }
 
+/// How far the role bindings are made what a farm wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Extent {
+    /// Access is given and taken away.
+    Whole,
+    /// Access is taken away, and given to nobody: the farm is paused, rehearsed, or on its way out.
+    TakeAway,
+}
+
+/// What happens to a role binding.
+#[derive(Debug, PartialEq)]
+enum Change {
+    None,
+    Remove,
+    Bind(Vec<RbacSubject>),
+}
+
 /// Makes the role bindings what the farm wants. Tells of those that somebody else made under our names.
-pub async fn ensure(context: &Context, memory: &Memory, farm: &VirtualFarm) -> Result<Option<Wait>, Error> {
+///
+/// # Errors
+/// What the API server says of one of them; the other one is looked at all the same.
+pub async fn ensure(
+    context: &Context,
+    memory: &Memory,
+    farm: &VirtualFarm,
+    extent: Extent,
+) -> Result<Option<Wait>, Error> {
     let wanted = bindings(farm);
     let mut hasher = DefaultHasher::new();
-    format!("{wanted:?}{:?}", farm.uid()).hash(&mut hasher);
+    (format!("{wanted:?}{:?}", farm.uid()), extent).hash(&mut hasher);
     let fingerprint = hasher.finish();
     let known = lock(&memory.bindings).get(&key(farm)).copied();
     if known.is_some_and(|(known, looked)| known == fingerprint && looked.elapsed() < INTERVAL) {
         return Ok(None);
     }
     let api: Api<RoleBinding> = context.api(&farm.namespace().unwrap_or_default());
+    let (mut taken, mut failed) = (None, None);
     for binding in &wanted {
-        let existing = api.get_opt(&binding.name).await?;
-        match existing {
-            Some(existing) if !is_ours(&existing, farm) => {
-                let problem = format!("RoleBinding {} is somebody else's: delete or rename it", binding.name);
-                return Ok(Some(Wait::new("RoleBindingTaken", problem)));
-            }
-            Some(existing) if binding.subjects.is_empty() => remove(context, &api, &existing).await?,
-            None if binding.subjects.is_empty() => {}
-            Some(existing) if existing.subjects.as_ref() == Some(&binding.subjects) => {}
-            _ => apply(context, &api, farm, binding).await?,
+        match ensure_one(context, &api, farm, binding, extent).await {
+            Ok(wait) => taken = taken.or(wait),
+            Err(error) => failed = failed.or(Some(error)),
         }
     }
-    lock(&memory.bindings).insert(key(farm), (fingerprint, Instant::now()));
+    if let Some(error) = failed {
+        return Err(error);
+    }
+    if taken.is_none() {
+        lock(&memory.bindings).insert(key(farm), (fingerprint, Instant::now()));
+    }
+    Ok(taken)
+}
+
+async fn ensure_one(
+    context: &Context,
+    api: &Api<RoleBinding>,
+    farm: &VirtualFarm,
+    binding: &Binding,
+    extent: Extent,
+) -> Result<Option<Wait>, Error> {
+    let existing = api.get_opt(&binding.name).await?;
+    if existing.as_ref().is_some_and(|existing| !is_ours(existing, farm)) {
+        let problem = format!("RoleBinding {} is somebody else's: delete or rename it", binding.name);
+        return Ok((extent == Extent::Whole).then(|| Wait::new("RoleBindingTaken", problem)));
+    }
+    let bound = existing.as_ref().map(|existing| existing.subjects.clone().unwrap_or_default());
+    match (change(bound.as_deref(), &binding.subjects, extent), existing) {
+        (Change::Remove, Some(existing)) => remove(context, api, &existing).await?,
+        (Change::Bind(subjects), _) => apply(context, api, farm, &Binding { subjects, ..binding.clone() }).await?,
+        (Change::Remove | Change::None, _) => {}
+    }
     Ok(None)
+}
+
+/// What happens to a binding of these subjects: pure.
+fn change(bound: Option<&[RbacSubject]>, wanted: &[RbacSubject], extent: Extent) -> Change {
+    let stay = |bound: &[RbacSubject]| bound.iter().filter(|subject| wanted.contains(subject)).cloned().collect();
+    let subjects: Vec<_> = match extent {
+        Extent::Whole => wanted.to_vec(),
+        Extent::TakeAway => bound.map(stay).unwrap_or_default(),
+    };
+    match bound {
+        None if subjects.is_empty() => Change::None,
+        Some(_) if subjects.is_empty() => Change::Remove,
+        Some(bound) if bound == subjects => Change::None,
+        _ => Change::Bind(subjects),
+    }
 }
 
 fn is_ours(existing: &RoleBinding, farm: &VirtualFarm) -> bool {
@@ -122,6 +182,36 @@ async fn remove(context: &Context, api: &Api<RoleBinding>, binding: &RoleBinding
 mod tests {
     use super::super::testing::farm;
     use super::*;
+
+    fn users(names: &[&str]) -> Vec<RbacSubject> {
+        let user = |name: &&str| Subject { kind: SubjectKind::User, name: (*name).into(), namespace: None };
+        names.iter().map(user).map(|user| rbac_subject(&user)).collect()
+    }
+
+    /// What happens to a binding of these users, if there is one, when those are wanted.
+    fn changed(bound: Option<&[&str]>, wanted: &[&str], extent: Extent) -> Change {
+        change(bound.map(users).as_deref(), &users(wanted), extent)
+    }
+
+    #[test]
+    fn access_is_given_and_taken_away() {
+        let changed = |bound: Option<&[&str]>, wanted: &[&str]| changed(bound, wanted, Extent::Whole);
+        assert_eq!(changed(None, &[]), Change::None);
+        assert_eq!(changed(None, &["ada"]), Change::Bind(users(&["ada"])));
+        assert_eq!(changed(Some(&["ada"]), &["ada"]), Change::None);
+        assert_eq!(changed(Some(&["ada"]), &["bruno"]), Change::Bind(users(&["bruno"])));
+        assert_eq!(changed(Some(&["ada"]), &[]), Change::Remove);
+        assert_eq!(changed(Some(&[]), &[]), Change::Remove);
+    }
+
+    #[test]
+    fn of_a_farm_that_is_left_alone_access_is_only_taken_away() {
+        let changed = |bound: Option<&[&str]>, wanted: &[&str]| changed(bound, wanted, Extent::TakeAway);
+        assert_eq!(changed(None, &["ada"]), Change::None, "giving may wait");
+        assert_eq!(changed(Some(&["ada"]), &["ada", "bruno"]), Change::None);
+        assert_eq!(changed(Some(&["ada", "bruno"]), &["bruno"]), Change::Bind(users(&["bruno"])));
+        assert_eq!(changed(Some(&["ada"]), &["bruno"]), Change::Remove);
+    }
 
     #[test]
     fn people_are_bound_to_the_roles_that_the_chart_ships() {

@@ -29,6 +29,7 @@ use kube::runtime::controller::Action;
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
+use self::access::Extent;
 use self::observe::{Memory, View, lock, look, look_only};
 use self::status::{NETWORK_READY, SHARE};
 use super::cache::{Key, reference};
@@ -66,11 +67,19 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     let memory = Arc::new(Memory::default());
     let farms = Arc::clone(&context.caches.farms);
     let triggers = triggers(&context);
-    runner::run(context, &farms, triggers, GATHER, shutdown, move |farm, context| {
+    let of_paused = Arc::clone(&memory);
+    let while_paused = move |farm: Arc<VirtualFarm>, context: Arc<Context>| {
+        let memory = Arc::clone(&of_paused);
+        async move {
+            access::ensure(&context, &memory, &farm, Extent::TakeAway).await?;
+            Ok(Action::requeue(INTERVAL))
+        }
+    };
+    let reconcile = move |farm, context: Arc<Context>| {
         let memory = Arc::clone(&memory);
         async move { reconcile(farm, &context, &memory).await }
-    })
-    .await;
+    };
+    runner::run_and_hold(context, &farms, triggers, GATHER, shutdown, reconcile, while_paused).await;
 }
 
 /// What wakes a farm besides itself: its machines, its router, a network that somebody (a farm, or a host that returned) gives back,
@@ -139,18 +148,21 @@ fn site_changes(context: &Context) -> impl Stream<Item = ()> + Send + 'static {
 }
 
 async fn reconcile(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
-    if farm.metadata.deletion_timestamp.is_some() {
-        tear_down(&farm, context, memory).await
-    } else if is_annotated(&*farm, DRY_RUN_ANNOTATION) {
-        rehearse(&farm, context, memory).await
-    } else {
-        work(farm, context, memory).await
+    let is_going = farm.metadata.deletion_timestamp.is_some();
+    if !is_going && !is_annotated(&*farm, DRY_RUN_ANNOTATION) {
+        return work(farm, context, memory).await;
     }
+    // Access that was taken away goes whatever else waits, and nothing else waits for it.
+    let taken_away = access::ensure(context, memory, &farm, Extent::TakeAway).await;
+    let action =
+        if is_going { tear_down(&farm, context, memory).await } else { rehearse(&farm, context, memory).await };
+    taken_away.and(action)
 }
 
 /// The network stands in the farm's status before anything is given out of it.
 async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
     let farms = &context.caches.farms;
+    let access = access::ensure(context, memory, &farm, Extent::Whole).await;
     add_finalizer(context, farms, &context.api(&farm.namespace().unwrap_or_default()), &farm).await?;
     let farm = farms.latest(&farm).unwrap_or(farm);
     let view = look(context, memory, &farm);
@@ -158,7 +170,6 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
     if network.is_some() && network != farm.status.as_ref().and_then(|status| status.network.clone()) {
         tell(context, memory, &view, status::status(&view, &plan::plan(&view), context.clock.now())).await?;
     }
-    let access = access::ensure(context, memory, &farm).await;
     let done = act::carry_out(context, memory, &view, plan::plan(&view)).await;
 
     let view = look(context, memory, &farms.latest(&farm).unwrap_or(farm));

@@ -23,6 +23,8 @@ pub enum Cause {
     Elsewhere,
     /// Somebody keeps new machines away.
     Cordoned,
+    /// The operator is told to leave it alone.
+    Paused,
     /// Doesn't answer.
     Unreachable,
     /// Isn't ready.
@@ -47,6 +49,7 @@ impl Cause {
             Self::OtherRouter => "with the farm's other router".into(),
             Self::Elsewhere => "without its disks".into(),
             Self::Cordoned => "cordoned".into(),
+            Self::Paused => "paused".into(),
             Self::Unreachable => "unreachable".into(),
             Self::NotReady => "not ready".into(),
             Self::Unverified => "not verified for isolation".into(),

@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::plan::{Amount, HostOffer, Openness};
 use crate::api::conditions::{find, is_true};
-use crate::api::{Hypervisor, HypervisorPhase, Maintenance, Resources};
+use crate::api::{Hypervisor, HypervisorPhase, Maintenance, PAUSED_ANNOTATION, Resources, is_annotated};
 use crate::controllers::isolation::admits_machines;
 
 /// Condition of a hypervisor that takes machines.
@@ -39,6 +39,8 @@ fn openness(hypervisor: &Hypervisor) -> Openness {
     let silent = find(&status.conditions, REACHABLE).is_some_and(|reachable| reachable.status != "True");
     if hypervisor.spec.maintenance != Maintenance::None || status.phase == HypervisorPhase::Maintenance {
         Openness::Cordoned
+    } else if is_annotated(hypervisor, PAUSED_ANNOTATION) {
+        Openness::Paused
     } else if silent || status.phase == HypervisorPhase::Unreachable {
         Openness::Unreachable
     } else if status.allocatable.is_none() || hypervisor.metadata.deletion_timestamp.is_some() {

@@ -111,6 +111,8 @@ pub enum Openness {
     Open,
     /// Somebody keeps new machines away.
     Cordoned,
+    /// Left alone by the operator, so nobody proves its isolation.
+    Paused,
     /// It doesn't answer.
     Unreachable,
     /// It isn't ready, or is being removed.
@@ -293,6 +295,7 @@ impl HostOffer {
         match self.openness {
             Openness::Open => self.lacks(request.added()),
             Openness::Cordoned => Some(Cause::Cordoned),
+            Openness::Paused => Some(Cause::Paused),
             Openness::Unreachable => Some(Cause::Unreachable),
             Openness::NotReady => Some(Cause::NotReady),
             Openness::Unverified => Some(Cause::Unverified),

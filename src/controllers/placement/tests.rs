@@ -55,6 +55,14 @@ fn new_hosts_are_waited_for_but_not_long() {
 }
 
 #[test]
+fn a_paused_host_gets_nothing_new_since_nobody_proves_its_isolation() {
+    let mut paused = big("one");
+    paused.metadata.annotations = Some([("cascina.dev/paused".to_owned(), "true".to_owned())].into());
+    let site = world(vec![paused], vec![machine("a", 0)]);
+    assert_eq!(decided(&site), ["a: Unschedulable: 0/1 hypervisors: 1 paused"]);
+}
+
+#[test]
 fn a_host_without_proof_of_isolation_gets_nothing_new_and_keeps_what_it_has() {
     let with_isolation = |name: &str, state: State| {
         let mut host = big(name);
