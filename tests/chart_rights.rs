@@ -21,7 +21,10 @@ const OPERATOR: &str = "system:serviceaccount:cascina-system:cascina";
 /// Verb, then GROUP/RESOURCE[/SUBRESOURCE].
 type Right = (String, String);
 
-/// What the chart grants; `bind` is left out: it is never asked for, the API server looks it up.
+/// Verbs that are never asked for: the API server looks them up when it judges another request.
+const LOOKED_UP: [&str; 2] = ["bind", "operate"];
+
+/// What the chart grants and is asked for.
 fn granted(rendered: &[Value]) -> BTreeSet<Right> {
     let words = |value: &Value| -> Vec<String> {
         value.as_array().into_iter().flatten().map(|word| word.as_str().unwrap().to_owned()).collect()
@@ -31,7 +34,7 @@ fn granted(rendered: &[Value]) -> BTreeSet<Right> {
         for rule in role["rules"].as_array().into_iter().flatten() {
             for group in words(&rule["apiGroups"]) {
                 for resource in words(&rule["resources"]) {
-                    for verb in words(&rule["verbs"]).into_iter().filter(|verb| verb != "bind") {
+                    for verb in words(&rule["verbs"]).into_iter().filter(|verb| !LOOKED_UP.contains(&verb.as_str())) {
                         rights.insert((verb, format!("{group}/{resource}")));
                     }
                 }

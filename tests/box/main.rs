@@ -35,6 +35,7 @@ mod operators;
 mod root_in_a_guest;
 mod routers;
 mod telling;
+mod tenant_metadata;
 #[path = "../support/turn.rs"]
 mod turn;
 mod waiting;
