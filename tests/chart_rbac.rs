@@ -3,6 +3,8 @@
 //! Both charts are installed as copies under other names (and the definitions under another group), so that an installation
 //! that is in use isn't touched.
 
+#[path = "chart_rbac/bounds.rs"]
+mod bounds;
 #[path = "support/cluster.rs"]
 mod support;
 #[path = "support/turn.rs"]
@@ -11,11 +13,12 @@ mod turn;
 use std::path::Path;
 
 use k8s_openapi::api::authorization::v1::SubjectAccessReview;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
-use kube::{Api, Client};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use support::{Cluster, cluster, documents, dynamic, eventually, file};
+use bounds::{refused, the_operator_changes_only_what_is_its_own};
+use support::{Cluster, cluster, documents, dynamic, eventually, file, merged};
 
 const NAME: &str = "chart-test";
 const TENANT: &str = "chart-tenant";
@@ -130,7 +133,13 @@ async fn the_operator_and_the_tenants_may_do_what_they_must_and_no_more() {
 
     the_operator_has_its_rights_and_no_others(&cluster).await;
     user_data_references_are_opt_in(&cluster, &chart).await;
-    the_operator_binds_two_roles_and_no_other(&cluster).await;
+    let made = kind(&cluster.client, "VirtualFarm");
+    let made = made
+        .patch("chart-farm", &PatchParams::apply("chart-test").force(), &Patch::Apply(paused(farm())))
+        .await
+        .unwrap();
+    the_operator_binds_two_roles_and_no_other(&cluster, &made).await;
+    the_operator_changes_only_what_is_its_own(&cluster, &made).await;
     a_farm_admin_changes_machines_but_not_the_quota(&cluster).await;
     a_farm_user_only_looks(&cluster).await;
     everybody_reads_the_catalogue(&cluster).await;
@@ -257,19 +266,37 @@ fn binding(name: &str, role: &str, user: &str) -> Value {
     })
 }
 
-async fn the_operator_binds_two_roles_and_no_other(cluster: &Cluster) {
+/// The same, as a farm's own.
+fn binding_of(farm: &DynamicObject, name: &str, role: &str, user: &str) -> Value {
+    merged(binding(name, role, user), &json!({"metadata": {"ownerReferences": [controller(farm)]}}))
+}
+
+/// An ownerReference that says that a farm controls an object.
+fn controller(farm: &DynamicObject) -> Value {
+    json!({
+        "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualFarm", "name": farm.name_any(), "uid": farm.uid(),
+        "controller": true,
+    })
+}
+
+async fn the_operator_binds_two_roles_and_no_other(cluster: &Cluster, farm: &DynamicObject) {
     let (user, groups) = operator();
     let bindings = dynamic(&cluster.as_user(&user, &groups), "rbac.authorization.k8s.io/v1", "RoleBinding", TENANT);
     let apply = PatchParams::apply("chart-test").force();
+    let dry_run = PatchParams { dry_run: true, ..apply.clone() };
+    refused("only RoleBindings that a farm controls", async || {
+        let unowned = binding("unowned", "chart-test-farm-admin", "chart-anna");
+        bindings.patch("unowned", &dry_run, &Patch::Apply(unowned)).await
+    })
+    .await;
     for (name, role, user) in
         [("admins", "chart-test-farm-admin", "chart-anna"), ("users", "chart-test-farm-user", "chart-bruno")]
     {
-        bindings.patch(name, &apply, &Patch::Apply(binding(name, role, user))).await.unwrap();
+        bindings.patch(name, &apply, &Patch::Apply(binding_of(farm, name, role, user))).await.unwrap();
     }
-    // (Its own role it could hand out: that is no more than it has.)
-    for role in ["cluster-admin", "admin", "edit", "view"] {
-        let answer = bindings.patch("escape", &apply, &Patch::Apply(binding("escape", role, "chart-anna"))).await;
-        let said = answer.expect_err(role).to_string();
+    for role in ["cluster-admin", "admin", "edit", "view", "chart-test-operator"] {
+        let escape = binding_of(farm, "escape", role, "chart-anna");
+        let said = bindings.patch("escape", &apply, &Patch::Apply(escape)).await.expect_err(role).to_string();
         assert!(said.contains("attempting to grant") || said.contains("forbidden"), "{role}: {said}");
     }
     // Nor does it come into a binding that somebody else made.
@@ -277,12 +304,18 @@ async fn the_operator_binds_two_roles_and_no_other(cluster: &Cluster) {
     theirs.patch("theirs", &apply, &Patch::Apply(binding("theirs", "admin", "chart-owner"))).await.unwrap();
     let answer = bindings.patch("theirs", &apply, &Patch::Apply(binding("theirs", "admin", "chart-anna"))).await;
     assert!(answer.is_err(), "the operator put somebody into a binding of the role admin");
+    let answer = bindings.delete("theirs", &DeleteParams::default()).await;
+    assert!(answer.is_err(), "the operator deleted a binding that no farm controls");
+}
+
+fn from(object: Value) -> DynamicObject {
+    serde_json::from_value(object).unwrap()
 }
 
 fn farm() -> Value {
     json!({
         "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualFarm",
-        "metadata": {"name": "chart-farm", "annotations": {"cascina.dev/paused": "true"}},
+        "metadata": {"name": "chart-farm"},
         "spec": {
             "quota": {"instances": 2},
             "router": {},
@@ -295,9 +328,14 @@ fn farm() -> Value {
 fn machine(name: &str) -> Value {
     json!({
         "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualMachine",
-        "metadata": {"name": name, "annotations": {"cascina.dev/paused": "true"}},
+        "metadata": {"name": name},
         "spec": {"farm": "chart-farm", "flavour": "nano", "image": "appliance"},
     })
+}
+
+/// The same, left alone by the operator of the box: only the site may say so.
+fn paused(object: Value) -> Value {
+    merged(object, &json!({"metadata": {"annotations": {"cascina.dev/paused": "true"}}}))
 }
 
 fn kind(client: &Client, kind: &str) -> Api<kube::api::DynamicObject> {
@@ -305,8 +343,6 @@ fn kind(client: &Client, kind: &str) -> Api<kube::api::DynamicObject> {
 }
 
 async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
-    let farms = kind(&cluster.client, "VirtualFarm");
-    farms.patch("chart-farm", &PatchParams::apply("chart-test").force(), &Patch::Apply(farm())).await.unwrap();
     let anna = cluster.as_user("chart-anna", &["system:authenticated"]);
     let farms = kind(&anna, "VirtualFarm");
 
@@ -350,7 +386,7 @@ async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
     site.patch("chart-farm", &PatchParams::default(), &Patch::Merge(&more)).await.expect("the site may");
 
     let machines = kind(&anna, "VirtualMachine");
-    machines.create(&PostParams::default(), &serde_json::from_value(machine("chart-one")).unwrap()).await.unwrap();
+    machines.create(&PostParams::default(), &from(machine("chart-one"))).await.unwrap();
     let halt = json!({"spec": {"runStrategy": "Halted"}});
     machines.patch("chart-one", &PatchParams::default(), &Patch::Merge(&halt)).await.unwrap();
     let forged = json!({"status": {"address": "172.16.0.9"}});
@@ -362,6 +398,7 @@ async fn a_farm_admin_changes_machines_but_not_the_quota(cluster: &Cluster) {
         ("delete", "cascina.dev/virtualfarms"),
         ("patch", "cascina.dev/virtualfarms/status"),
         ("govern", "cascina.dev/virtualfarms"),
+        ("operate", "cascina.dev/virtualfarms"),
         ("create", "cascina.dev/vrouters"),
         ("patch", "cascina.dev/vrouters"),
         ("patch", "cascina.dev/vrouters/status"),
