@@ -5,6 +5,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::{LABEL, OBJECT_NAME, SUBJECT_NAME};
 use super::router::IPV4;
 use super::{Bytes, ElasticIp, HypervisorClass, Readiness, RouterTemplate, RunStrategy, UserData};
 
@@ -146,11 +147,11 @@ pub struct Subject {
     /// `User`, `Group` or `ServiceAccount`.
     pub kind: SubjectKind,
     /// Their name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = SUBJECT_NAME))]
     pub name: String,
     /// Namespace of a ServiceAccount.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub namespace: Option<String>,
 }
 
@@ -177,10 +178,10 @@ pub struct MachineGroup {
     #[schemars(range(min = 0, max = 253))]
     pub replicas: i32,
     /// Name of the `Flavour`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub flavour: String,
     /// Name of the `Image`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub image: String,
     /// Class of the hosts.
     #[serde(default)]

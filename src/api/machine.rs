@@ -7,6 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::names::{DATA_KEY, OBJECT_NAME};
 use super::{Bandwidth, Bytes, DiskFormat, HypervisorClass};
 use crate::network::RouterSeat;
 
@@ -42,10 +43,10 @@ pub struct VirtualMachineSpec {
     #[x_kube(validation = Rule::new("self == oldSelf").message("a machine can't move to another farm: delete it and make a new one"))]
     pub farm: String,
     /// Name of the `Flavour`. A change takes effect at the next start; `RestartRequired` says so.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub flavour: String,
     /// Name of the `Image`.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("the disk is made from the image: delete the machine and make a new one"))]
     pub image: String,
     /// Class of the hosts that it may run on.
@@ -106,11 +107,11 @@ pub struct UserData {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyRef {
     /// Name of the object.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub name: String,
     /// Key in its data.
     #[serde(default = "user_data_key")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = DATA_KEY))]
     pub key: String,
 }
 

@@ -10,6 +10,7 @@ mod flavour;
 mod hypervisor;
 mod image;
 mod machine;
+mod names;
 mod router;
 pub mod site;
 
@@ -32,6 +33,7 @@ pub use machine::{
     EvictionStrategy, KeyRef, Phase, PhaseTransition, PinnedDisk, PinnedFlavour, PinnedImage, PinnedKernel, Readiness,
     RouterRole, RunStrategy, StartFailure, UserData, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
 };
+pub use names::{BadObjectName, ObjectName};
 pub use router::{
     AppliedConfig, EgressAction, EgressRule, ElasticIp, FarmPeer, FarmRef, FarmVpn, MachineRef, PeerStatus,
     PortForward, PortProtocol, RouterTemplate, Standby, VRouter, VRouterSpec, VRouterStatus, VpnStatus,

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Bytes;
+use super::names::LABEL;
 use crate::network::RouterSeat;
 
 /// An IPv4 address. A pattern and no CEL rule: a router has a thousand of them.
@@ -46,7 +47,7 @@ const ENDPOINT: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(
 #[serde(rename_all = "camelCase")]
 pub struct VRouterSpec {
     /// Name of the farm, in the same namespace, whose gateway this is.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("a router can't move to another farm: delete it and make a new one"))]
     pub farm: String,
     /// Its public address, one of the site's; absent: the lowest that is free.
@@ -150,10 +151,10 @@ pub struct FarmPeer {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 pub struct FarmRef {
     /// Its namespace.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub namespace: String,
     /// Its name.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub name: String,
 }
 
@@ -189,7 +190,7 @@ pub struct PortForward {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 pub struct MachineRef {
     /// Name of the `VirtualMachine`.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub name: String,
 }
 
@@ -237,7 +238,7 @@ pub enum EgressAction {
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 pub struct ElasticIp {
     /// Name of the machine.
-    #[schemars(length(min = 1, max = 63))]
+    #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub target: String,
     /// The address, one of the site's; absent: the lowest that is free.
     #[serde(default, skip_serializing_if = "Option::is_none")]

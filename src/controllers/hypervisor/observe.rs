@@ -20,7 +20,7 @@ use super::orphans::Sweep;
 use super::owners::owners;
 use super::plan::{Placed, Refusal, View, expected_mark};
 use super::sweep::sweep;
-use crate::api::{Hypervisor, Image, Resources, Tombstone, VirtualMachine};
+use crate::api::{Hypervisor, Image, ObjectName, Resources, Tombstone, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::{Expected, FleetHost};
@@ -219,8 +219,15 @@ async fn connect(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<Resu
 
 async fn credentials(context: &Context, hypervisor: &Hypervisor) -> Result<Result<Credentials, Refusal>, Error> {
     let Some(reference) = &hypervisor.spec.credentials_secret_ref else { return Ok(Ok(Credentials::None)) };
+    let name = match reference.name.parse::<ObjectName>() {
+        Ok(name) => name,
+        Err(error) => {
+            let message = format!("spec.credentialsSecretRef.name: {error}");
+            return Ok(Err(Refusal::new("InvalidConfiguration", message)));
+        }
+    };
     let secrets: Api<Secret> = context.api(&context.namespace);
-    let Some(secret) = secrets.get_opt(&reference.name).await? else {
+    let Some(secret) = secrets.get_opt(name.as_str()).await? else {
         let message = format!(
             "spec.credentialsSecretRef: Secret {:?} is not there in namespace {}",
             reference.name, context.namespace

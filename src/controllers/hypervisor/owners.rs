@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use uuid::Uuid;
 
 use super::copies::{Owners, Standing, Whereabouts, copies, tags};
-use crate::api::{Hypervisor, VirtualMachine};
+use crate::api::{Hypervisor, ObjectName, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::{FleetHost, HostView};
@@ -72,10 +72,10 @@ async fn whereabouts(
     let known = context.caches.machines.get(namespace, name).filter(|machine| is_it(machine));
     let known = known.as_deref().map(whereabouts_of).filter(|known| known.host.as_deref() == Some(here));
     // The names come from a host: they must not lead elsewhere in the API.
-    if known.is_some() || !is_plain(namespace) || !is_plain(name) {
+    let (Ok(namespace), Ok(name), None) = (namespace.parse::<ObjectName>(), name.parse::<ObjectName>(), &known) else {
         return Ok(known);
-    }
-    let newest = context.api::<VirtualMachine>(namespace).get_opt(name).await?;
+    };
+    let newest = context.api::<VirtualMachine>(namespace.as_str()).get_opt(name.as_str()).await?;
     Ok(newest.filter(is_it).as_ref().map(whereabouts_of))
 }
 
@@ -86,9 +86,4 @@ fn whereabouts_of(machine: &VirtualMachine) -> Whereabouts {
         epoch: status.and_then(|status| status.epoch).unwrap_or_default(),
         deleted: machine.metadata.deletion_timestamp.is_some(),
     }
-}
-
-fn is_plain(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    !name.is_empty() && name.bytes().all(plain)
 }

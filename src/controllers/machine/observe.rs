@@ -1,18 +1,21 @@
 //! What there is of a machine: in its objects, on its host, in its guest.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::ResourceExt;
+use kube::core::NamespaceResourceScope;
+use serde::de::DeserializeOwned;
 
 use super::host::host_standing;
 use super::plan::UNDEFINED;
 use super::recipe::{self, Ingredients, Recipe, Refusal};
 use super::situation::{Failure, History, Placement, View};
 use crate::api::{
-    Bandwidth, Bytes, ImageHostState, KeyRef, Phase, PinnedFlavour, UserData, VirtualMachine, VirtualMachineStatus,
-    conditions,
+    Bandwidth, Bytes, ImageHostState, KeyRef, ObjectName, Phase, PinnedFlavour, UserData, VirtualMachine,
+    VirtualMachineStatus, conditions,
 };
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
@@ -240,14 +243,12 @@ async fn read_user_data(
     let bytes = if let Some(text) = &source.inline {
         Ok(text.clone().into_bytes())
     } else if let Some(key) = &source.secret_ref {
-        let secret = allowed(context.api::<Secret>(namespace).get_opt(&key.name).await, "Secret")?;
-        secret.and_then(|secret| {
+        read_object::<Secret>(context, namespace, key).await?.and_then(|secret| {
             let data = secret.map(|secret| secret.data.unwrap_or_default());
             value("Secret", key, data.map(|mut data| data.remove(&key.key).map(|value| value.0)))
         })
     } else if let Some(key) = &source.config_map_ref {
-        let map = allowed(context.api::<ConfigMap>(namespace).get_opt(&key.name).await, "ConfigMap")?;
-        map.and_then(|map| {
+        read_object::<ConfigMap>(context, namespace, key).await?.and_then(|map| {
             let data = map.map(|map| {
                 let binary = map.binary_data.unwrap_or_default().remove(&key.key).map(|value| value.0);
                 binary.or_else(|| map.data.unwrap_or_default().remove(&key.key).map(String::into_bytes))
@@ -260,9 +261,18 @@ async fn read_user_data(
     Ok(bytes.and_then(|bytes| UserDataText::parse(&bytes).map(Some).map_err(Refusal::from)))
 }
 
-/// The chart may leave the operator without the right to read what tenants keep in Secrets and ConfigMaps.
-fn allowed<K>(read: kube::Result<Option<K>>, kind: &str) -> Result<Result<Option<K>, Refusal>, Error> {
-    match read {
+/// The Secret or ConfigMap that user-data comes from. The chart may leave the operator without the right to read what tenants
+/// keep there.
+async fn read_object<K>(context: &Context, namespace: &str, key: &KeyRef) -> Result<Result<Option<K>, Refusal>, Error>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned,
+{
+    let kind = K::kind(&());
+    let name = match key.name.parse::<ObjectName>() {
+        Ok(name) => name,
+        Err(error) => return Ok(Err(Refusal::new("InvalidUserData", format!("userData: {kind} {error}")))),
+    };
+    match context.api::<K>(namespace).get_opt(name.as_str()).await {
         Err(kube::Error::Api(status)) if status.code == 403 => Ok(Err(Refusal::new(
             "UserDataForbidden",
             format!(
