@@ -1,5 +1,6 @@
 //! The operator as a process: options, logs, the site's configuration, leadership, the controllers, the HTTP page.
 
+mod door;
 mod leader;
 mod server;
 mod site_file;

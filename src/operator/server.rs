@@ -10,8 +10,8 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tracing::error;
 
+use super::door;
 use crate::api::VirtualMachine;
 use crate::controllers::cache::Cache;
 use crate::metrics::Metrics;
@@ -50,9 +50,7 @@ pub async fn serve(
         .route("/livez", get(live))
         .route("/readyz", get(ready))
         .with_state(Arc::new(Page { metrics, machines, health }));
-    if let Err(error) = axum::serve(listener, router).await {
-        error!(%error, "the HTTP server ended");
-    }
+    door::serve(listener, router, door::Limits::default()).await;
 }
 
 async fn show_metrics(State(page): State<Arc<Page>>) -> impl IntoResponse {
