@@ -35,8 +35,8 @@ pub use machine::{
 };
 pub use names::{BadObjectName, ObjectName};
 pub use router::{
-    AppliedConfig, EgressAction, EgressRule, ElasticIp, FarmPeer, FarmRef, FarmVpn, MachineRef, PeerStatus,
-    PortForward, PortProtocol, RouterTemplate, Standby, VRouter, VRouterSpec, VRouterStatus, VpnStatus,
+    AppliedConfig, EgressAction, EgressRule, ElasticIp, FarmPeer, FarmRef, FarmVpn, MachineRef, PeerConsent,
+    PeerStatus, PortForward, PortProtocol, RouterTemplate, Standby, VRouter, VRouterSpec, VRouterStatus, VpnStatus,
 };
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{CustomResourceDefinition, JSON};

@@ -19,6 +19,9 @@ const CIDR: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0
 /// An address and a port.
 const ENDPOINT: &str = r"^((25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])[.]){3}(25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9]):[1-9][0-9]{0,4}$";
 
+/// A uid as Kubernetes gives it.
+const UID: &str = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$";
+
 /// The router of a farm: DHCP, DNS, NAT, forwards and firewall at the farm's gateway address. The farm's controller makes
 /// it from the farm's `spec.router`; change it there.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -148,7 +151,7 @@ pub struct FarmPeer {
 }
 
 /// A farm, wherever it is.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 pub struct FarmRef {
     /// Its namespace.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
@@ -156,6 +159,11 @@ pub struct FarmRef {
     /// Its name.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub name: String,
+    /// Its `metadata.uid`: no other farm that has the name later is meant. Absent: the one that had it when both sides first named
+    /// each other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = UID))]
+    pub uid: Option<String>,
 }
 
 /// A port of the public address and where it leads.
@@ -298,6 +306,19 @@ pub struct PeerStatus {
     pub sent: Bytes,
 }
 
+/// Which farm is meant by the name of a peer in another namespace.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeerConsent {
+    /// What the peer is called here.
+    pub name: String,
+    /// Namespace of its farm.
+    pub namespace: String,
+    /// Name of its farm.
+    pub farm: String,
+    /// `metadata.uid` of its farm.
+    pub uid: String,
+}
+
 /// What is known of a router.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -323,6 +344,10 @@ pub struct VRouterStatus {
     /// What others have to know to reach its farm by a tunnel, and what is known of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vpn: Option<VpnStatus>,
+    /// Which farms are meant by the names of its peers: one that has such a name later isn't joined.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub consents: Vec<PeerConsent>,
     /// `Ready`, `AddressesReady`, `ConfigApplied`, `Redundant`, `TargetsFound`, `PeersJoined`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]

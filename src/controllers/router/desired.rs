@@ -119,8 +119,8 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
 
 /// The router's tunnels, if it has a place where the others find it.
 fn tunnels_of(from: &Ingredients<'_>, is_public: bool) -> Option<Tunnels> {
-    let vpn = from.router.spec.template.vpn.as_ref().filter(|_| is_public)?;
-    Some(tunnels(&vpn.peers, from.key?.clone(), from.network, from.neighbours, from.site))
+    from.router.spec.template.vpn.as_ref().filter(|_| is_public)?;
+    Some(tunnels(from.router, from.key?.clone(), from.network, from.neighbours, from.site))
 }
 
 /// Where tunnels end no forward begins.

@@ -7,6 +7,7 @@
 
 mod act;
 mod addresses;
+mod consents;
 mod desired;
 mod fate;
 mod keys;

@@ -7,15 +7,16 @@ use std::sync::Arc;
 use kube::ResourceExt;
 
 use super::addresses::{Addresses, Claim, Others, choose};
+use super::consents::{consents, kept};
 use super::desired::{Desired, Ingredients, desired};
 use super::keys;
 use super::memory::{Given, Memory, Replica};
-use super::peers::{Neighbour, consents};
+use super::peers::Neighbour;
 use super::plan::machine_name;
 use super::status::ADDRESS_SHARE;
 use crate::api::conditions::is_true;
 use crate::api::site::Site;
-use crate::api::{FarmRef, VRouter, VRouterStatus, VirtualFarm, VirtualMachine};
+use crate::api::{FarmRef, PeerConsent, VRouter, VRouterStatus, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
@@ -39,6 +40,8 @@ pub struct View {
     pub addresses: Addresses,
     /// What it is to do, or why nobody can tell.
     pub desired: Result<Desired, Wait>,
+    /// Which farms it means by the names of its peers.
+    pub consents: Vec<PeerConsent>,
 }
 
 /// Looks at everything that the plan needs; gives the router public addresses on the way.
@@ -60,6 +63,8 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
     let names = RouterSeat::PAIR.map(|seat| machine_name(&name, seat));
     let named = machines.iter().filter(|machine| names.contains(&machine.name_any()));
     let replicas = named.map(|machine| memory.replica(machine)).collect();
+    let neighbours = neighbours(context, &router, farm.as_deref());
+    let consents = kept(&router, |farm| neighbours.get(farm).map(|neighbour| neighbour.farm_uid.clone()));
     let desired = match farm.as_deref().map(|farm| (farm, network_of(farm))) {
         None => {
             Err(Wait::new("FarmNotFound", format!("there is no VirtualFarm {} in this namespace", router.spec.farm)))
@@ -73,10 +78,10 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
             addresses: &addresses,
             site: &site,
             key: key.as_ref(),
-            neighbours: &neighbours(context, &router),
+            neighbours: &neighbours,
         }),
     };
-    Ok(View { router, farm, site, replicas, addresses, desired })
+    Ok(View { router, farm, site, replicas, addresses, desired, consents })
 }
 
 fn network_of(farm: &VirtualFarm) -> Option<FarmNetwork> {
@@ -84,17 +89,20 @@ fn network_of(farm: &VirtualFarm) -> Option<FarmNetwork> {
 }
 
 /// The routers of this cloud that a router names, and that name its farm.
-fn neighbours(context: &Context, router: &VRouter) -> BTreeMap<Key, Neighbour> {
+fn neighbours(context: &Context, router: &VRouter, farm: Option<&VirtualFarm>) -> BTreeMap<Key, Neighbour> {
     let own = key(router);
+    let own_uid = farm.and_then(ResourceExt::uid).unwrap_or_default();
     let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
     let named = peers.filter_map(|peer| peer.peer_ref.as_ref());
     let neighbour = |named: &FarmRef| {
         let other = context.caches.routers.get(&named.namespace, &named.name)?;
-        let there = other.metadata.deletion_timestamp.is_none() && key(&*other) != own && consents(&other, &own);
+        let there =
+            other.metadata.deletion_timestamp.is_none() && key(&*other) != own && consents(&other, &own, &own_uid);
         let farm = context.caches.farms.get(&named.namespace, &other.spec.farm).filter(|_| there)?;
         let status = other.status.clone().unwrap_or_default();
         let vpn = status.vpn.unwrap_or_default();
         let neighbour = Neighbour {
+            farm_uid: farm.uid()?,
             network: network_of(&farm),
             key: vpn.public_key.and_then(|key| key.parse().ok()),
             endpoint: vpn.endpoint.and_then(|endpoint| endpoint.parse().ok()),

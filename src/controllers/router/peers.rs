@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 
 use ipnet::Ipv4Net;
 
+use super::consents::is_meant;
 use crate::api::site::Site;
 use crate::api::{FarmPeer, VRouter};
 use crate::controllers::cache::Key;
@@ -19,6 +20,8 @@ pub const PORT: NonZeroU16 = NonZeroU16::MIN.saturating_add(51_819);
 /// A router of this cloud, as others know it.
 #[derive(Clone, Debug)]
 pub struct Neighbour {
+    /// `metadata.uid` of its farm.
+    pub farm_uid: String,
     /// The network of its farm.
     pub network: Option<FarmNetwork>,
     /// The key that it works by.
@@ -38,18 +41,10 @@ pub struct Tunnels {
     pub waits: Vec<Wait>,
 }
 
-/// Whether a router names this farm as the other end of a tunnel.
-#[must_use]
-pub fn consents(router: &VRouter, farm: &Key) -> bool {
-    let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
-    let mut named = peers.filter_map(|peer| peer.peer_ref.as_ref());
-    named.any(|named| (&named.namespace, &named.name) == (&farm.0, &farm.1))
-}
-
 /// The tunnels of a router; `neighbours` are those of this cloud that consent.
 #[must_use]
 pub fn tunnels(
-    peers: &[FarmPeer],
+    router: &VRouter,
     key: PrivateKey,
     own: FarmNetwork,
     neighbours: &BTreeMap<Key, Neighbour>,
@@ -58,8 +53,8 @@ pub fn tunnels(
     let vpn = Vpn { key, port: PORT, peers: BTreeMap::new() };
     let mut tunnels = Tunnels { vpn, names: BTreeMap::new(), waits: Vec::new() };
     let mut taken: Vec<(Ipv4Net, String)> = vec![(own.into(), "this farm".to_owned())];
-    for peer in peers {
-        let other = other_end(peer, neighbours, site).and_then(|(key, other)| {
+    for peer in router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers) {
+        let other = other_end(router, peer, neighbours, site).and_then(|(key, other)| {
             is_new(&tunnels, key)?;
             is_apart(&other.networks, &taken)?;
             Ok((key, other))
@@ -79,6 +74,7 @@ pub fn tunnels(
 }
 
 fn other_end(
+    router: &VRouter,
     peer: &FarmPeer,
     neighbours: &BTreeMap<Key, Neighbour>,
     site: &Site,
@@ -90,6 +86,7 @@ fn other_end(
         let (namespace, name) = farm;
         Wait::new("NoConsent", format!("no farm {namespace}/{name} names this one as its peer"))
     })?;
+    is_meant(router, peer, named, &neighbour.farm_uid)?;
     match (neighbour.network, neighbour.key, neighbour.endpoint) {
         (Some(network), Some(key), Some(endpoint)) => {
             Ok((key, VpnPeer { endpoint: Some(endpoint), networks: [network.into()].into() }))

@@ -46,7 +46,7 @@ pub const ADDRESS_SHARE: Share =
 /// What else is written of it.
 pub const SHARE: Share = Share {
     manager: MANAGER,
-    fields: &["observedGeneration", "machine", "config", "standby", "vpn"],
+    fields: &["observedGeneration", "machine", "config", "standby", "vpn", "consents"],
     conditions: &[READY, ADDRESSES_READY, CONFIG_APPLIED, REDUNDANT, TARGETS_FOUND, PEERS_JOINED, "Deleting"],
 };
 
@@ -76,6 +76,7 @@ pub fn status(view: &View, plan: &Plan, heard: &[Option<Heard>], now: Timestamp)
     let standby = standings.iter().find(|one| leader.is_some_and(|leader| leader.name != one.name));
     VRouterStatus {
         vpn,
+        consents: view.consents.clone(),
         observed_generation: router.metadata.generation,
         machine: leader.map(|leader| leader.name.to_owned()).or_else(left),
         config: leader.map_or(before.config, |leader| leader.config.clone()),

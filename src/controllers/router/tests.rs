@@ -15,7 +15,7 @@ use super::desired::{Desired, Ingredients, desired};
 use super::memory::Replica;
 use super::news::news;
 use super::observe::View;
-use super::peers::{Neighbour, consents};
+use super::peers::Neighbour;
 use super::plan::{Plan, Step, Telling, machine_name, plan};
 use super::status::status;
 use super::talk::{Heard, Peer, Working};
@@ -112,6 +112,7 @@ pub(super) fn view(router: VRouter, machine: Option<VirtualMachine>) -> View {
         desired: made_of(&router, &addresses),
         addresses,
         router: Arc::new(router),
+        consents: Vec::new(),
     }
 }
 
@@ -426,10 +427,9 @@ fn tunnels_that_can_not_be_had_wait_and_say_why() {
 #[test]
 fn a_farm_of_this_cloud_is_joined_if_both_say_so() {
     let router = peers(json!([{"name": "near", "peerRef": {"namespace": "other", "name": "farm-b"}}]));
-    assert!(consents(&router, &("other".into(), "farm-b".into())));
-    assert!(!consents(&router, &("other".into(), "farm-a".into())));
     let farm = ("other".to_owned(), "farm-b".to_owned());
     let mut neighbour = Neighbour {
+        farm_uid: "b".into(),
         network: "172.16.2.0/24".parse().ok(),
         key: OTHER_KEY.parse().ok(),
         endpoint: "198.51.100.21:51820".parse().ok(),
@@ -437,7 +437,15 @@ fn a_farm_of_this_cloud_is_joined_if_both_say_so() {
     let (wireguard, waits) = tunnels_to(&router, &BTreeMap::from([(farm.clone(), neighbour.clone())]));
     assert!(wireguard.contains("AllowedIPs = 172.16.2.0/24") && waits.is_empty(), "{wireguard} {waits:?}");
     neighbour.key = None;
-    assert_eq!(tunnels_to(&router, &BTreeMap::from([(farm, neighbour)])).1, ["PeerNotReady"]);
+    assert_eq!(tunnels_to(&router, &BTreeMap::from([(farm.clone(), neighbour.clone())])).1, ["PeerNotReady"]);
+
+    let mut router = router;
+    let meant = json!({"consents": [{"name": "near", "namespace": "other", "farm": "farm-b", "uid": "before"}]});
+    router.status = serde_json::from_value(meant).unwrap();
+    neighbour.key = OTHER_KEY.parse().ok();
+    let (wireguard, waits) = tunnels_to(&router, &BTreeMap::from([(farm, neighbour)]));
+    assert_eq!(waits, ["PeerChanged"], "another farm of that name isn't the one that was joined");
+    assert!(!wireguard.contains("[Peer]"), "{wireguard}");
 }
 
 #[test]
