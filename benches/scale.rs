@@ -29,6 +29,9 @@ mod process;
 mod router;
 #[path = "scale/row.rs"]
 mod row;
+#[path = "../tests/simulation/sharing.rs"]
+#[allow(dead_code, reason = "the simulation uses the rest")]
+mod sharing;
 #[path = "../tests/simulation/world.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod world;

@@ -5,6 +5,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 use crate::text::printable;
 
+/// Condition of a host that somebody says is off.
+pub const FENCED: &str = "Fenced";
+
 /// The first condition of every kind.
 pub const READY: &str = "Ready";
 

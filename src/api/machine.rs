@@ -297,7 +297,7 @@ pub struct RouterRole {
     pub public_ips: Vec<String>,
 }
 
-/// What is known of a machine. The router's controller writes `router`; the farm's writes `address` and `mac`; placement writes `hypervisor`,
+/// What is known of a machine. The router's controller writes `router`; the farm's writes `address`, `mac` and `farmUID`; placement writes `hypervisor`,
 /// `epoch`, `flavour`, `image` and the condition `Scheduled`; the machine's controller writes the rest.
 #[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
@@ -326,6 +326,11 @@ pub struct VirtualMachineStatus {
     /// The MAC address, made from the address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
+    /// `metadata.uid` of the farm that gave the address. A farm that is made again under the name is another one, and
+    /// this machine is none of it.
+    #[serde(rename = "farmUID", skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "an address is of one farm; delete the machine to give it back"}]))]
+    pub farm_uid: Option<String>,
     /// Only of the machine that is the farm's router: what it is as that.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router: Option<RouterRole>,

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod hypervisor;
 pub mod image;
 pub mod isolation;
+pub mod ledger;
 pub mod machine;
 pub mod news;
 pub mod objects;

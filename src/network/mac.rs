@@ -22,6 +22,15 @@ impl MacAddress {
         Self([0x02, 0x00, a, b, c, d])
     }
 
+    /// The address that a machine with this MAC address has; `None`: it is no machine's.
+    #[must_use]
+    pub const fn address(self) -> Option<Ipv4Addr> {
+        match self.0 {
+            [0x02, 0x00, a, b, c, d] => Some(Ipv4Addr::new(a, b, c, d)),
+            _ => None,
+        }
+    }
+
     /// Its six bytes.
     #[must_use]
     pub const fn octets(self) -> [u8; 6] {
@@ -61,10 +70,16 @@ mod tests {
         assert_eq!(MacAddress::of(Ipv4Addr::new(172, 16, 1, 10)).to_string(), "02:00:ac:10:01:0a");
     }
 
+    #[test]
+    fn a_card_of_another_program_has_no_address() {
+        assert_eq!("52:54:00:12:34:56".parse::<MacAddress>().unwrap().address(), None);
+    }
+
     proptest! {
         #[test]
         fn written_and_read_back_is_the_same(address: [u8; 4]) {
             let mac = MacAddress::of(address.into());
+            prop_assert_eq!(mac.address(), Some(address.into()));
             prop_assert_eq!(mac.to_string().parse::<MacAddress>().unwrap(), mac);
         }
 

@@ -115,11 +115,11 @@ async fn operate(options: Options) -> Result<()> {
         () = stop.cancelled() => return Ok(()),
     };
     let context = Arc::new(Context {
-        cluster,
         events: Events::new(client.clone(), options.identity.clone()),
         client,
         site,
-        fleet: Arc::new(Fleet::new(Clock::Wall)),
+        fleet: Arc::new(Fleet::new(Clock::Wall, &cluster)),
+        cluster,
         caches,
         connect: libvirt::connect(),
         clock: Clock::Wall,

@@ -31,6 +31,7 @@ mod kills;
 mod life;
 mod loss;
 mod lying_agent;
+mod metadata;
 mod operators;
 mod root_in_a_guest;
 mod routers;

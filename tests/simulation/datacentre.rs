@@ -137,7 +137,7 @@ impl Live {
             events: Events::new(client.clone(), "simulated".into()),
             client,
             site,
-            fleet: Arc::new(Fleet::new(self.clock)),
+            fleet: Arc::new(Fleet::new(self.clock, CLUSTER)),
             caches,
             connect: connect(&self.world, &faults, self.clock),
             clock: self.clock,

@@ -145,6 +145,7 @@ async fn play(live: &Live, acts: &[Act], done: &mut usize, begin: Timestamp, fau
             continue;
         }
         live.api.with(|store, now| store.collect_garbage(now));
+        live.check_sharing();
         let last = live.last_change().max(if *done == acts.len() { begin + due } else { now });
         if last != seen {
             (calls, seen) = (faults.calls(), last);

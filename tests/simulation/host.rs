@@ -16,7 +16,6 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::faults::Faults;
-use crate::router::RouterGuest;
 use crate::world::{Domain, World, is_active, name_and_base};
 
 /// The way to one host.
@@ -223,7 +222,7 @@ impl Host for Way {
             if domains.get(&uuid).is_some_and(|domain| is_active(domain.run))
                 && let Some(domain) = domains.remove(&uuid)
             {
-                domains.insert(uuid, domain.with_nics(nics.to_vec()));
+                domains.insert(uuid, domain.mended(nics));
             }
             Ok(())
         })
@@ -240,10 +239,8 @@ impl Host for Way {
             }
             world.check_start(name, uuid).map_err(|missing| refused("start", format!("not there: {missing}")))?;
             if let Some(domain) = world.host(name).domains.get_mut(&uuid) {
-                domain.run = DomainRun::Running;
+                *domain = Domain::new(domain.spec.clone(), DomainRun::Running);
                 domain.started = Some(now);
-                domain.asked = None;
-                domain.router = RouterGuest::default();
             }
             Ok(())
         })

@@ -22,7 +22,10 @@ pub struct Violations {
 impl World {
     /// Something is that must never be.
     pub fn violated(&mut self, what: String) {
-        self.violations.found.push(what);
+        // What lasts is looked at again and again.
+        if !self.violations.found.contains(&what) {
+            self.violations.found.push(what);
+        }
     }
 
     /// To be called right before a domain starts; what is missing for that, if anything is.
@@ -31,6 +34,7 @@ impl World {
             return Ok(());
         };
         let title = domain.spec.title.clone();
+        self.check_addresses(uuid, &domain);
         for other in self.copies_elsewhere(host, uuid) {
             let unreached = self.host(&other).class == HypervisorClass::Worker && !self.host(&other).linked;
             if unreached {

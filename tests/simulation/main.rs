@@ -14,6 +14,7 @@ mod invariants;
 #[path = "../support/kstatus.rs"]
 mod kstatus;
 mod router;
+mod sharing;
 mod soak;
 mod state;
 #[path = "../support/turn.rs"]
@@ -25,3 +26,4 @@ mod disturbances;
 mod likeness;
 mod stops;
 mod telling;
+mod tenants;

@@ -1,6 +1,7 @@
 //! The hosts, their pools and their guests, as they really are: what the operator can only ask about.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use cascina::libvirt::{
     DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Forms, Nic, RuleSet, StopReason, SurveyedDomain,
     VolumeSpec,
 };
+use cascina::network::MacAddress;
 use jiff::Timestamp;
 
 use crate::invariants::Violations;
@@ -38,6 +40,8 @@ pub struct Domain {
     pub asked: Option<Timestamp>,
     /// What its guest was told since its start, if it is a router.
     pub router: RouterGuest,
+    /// Its cards whose cables are pulled.
+    pub cut: BTreeSet<MacAddress>,
     /// What is read off it while it runs, and while it is off: like a real host's it is made once.
     forms: [Arc<Forms>; 2],
 }
@@ -81,6 +85,8 @@ pub struct World {
     pub pools: BTreeMap<String, Pool>,
     /// How guests behave.
     pub guests: Guests,
+    /// The farm of each machine that ever was, by uid.
+    pub farms: BTreeMap<String, String>,
     /// What was seen and must never be.
     pub violations: Violations,
     /// When anything last changed.
@@ -98,6 +104,7 @@ impl World {
         Self {
             hosts: BTreeMap::new(),
             pools: BTreeMap::new(),
+            farms: BTreeMap::new(),
             guests,
             violations: Violations::default(),
             last_change: now,
@@ -180,7 +187,7 @@ impl Domain {
         let form = DomainForm::of(&spec);
         let off = Forms { running: None, defined: Some(form.clone()) };
         let forms = [Forms { running: Some(form), ..off.clone() }, off].map(Arc::new);
-        Self { spec, run, started: None, asked: None, router: RouterGuest::default(), forms }
+        Self { spec, run, started: None, asked: None, router: RouterGuest::default(), cut: BTreeSet::new(), forms }
     }
 
     /// As a survey tells of it.
@@ -198,10 +205,29 @@ impl Domain {
         }
     }
 
-    /// The same with these cards.
-    pub fn with_nics(self, nics: Vec<Nic>) -> Self {
-        let Self { spec, run, started, asked, router, .. } = self;
-        Self { started, asked, router, ..Self::new(DomainSpec { nics, ..spec }, run) }
+    /// The same with its cards put right; those that it shouldn't have lose their cables.
+    pub fn mended(self, nics: &[Nic]) -> Self {
+        let Self { mut spec, run, started, asked, router, .. } = self;
+        let mut cut = BTreeSet::new();
+        for card in &mut spec.nics {
+            match nics.iter().find(|nic| nic.mac == card.mac) {
+                Some(nic) => card.clone_from(nic),
+                None => drop(cut.insert(card.mac)),
+            }
+        }
+        let mut mended = Self { started, asked, router, ..Self::new(spec, run) };
+        let forms = Arc::make_mut(&mut mended.forms[0]);
+        for card in forms.running.iter_mut().flat_map(|form| &mut form.nics) {
+            card.is_cut = cut.iter().any(|mac| mac.to_string() == card.mac);
+        }
+        mended.cut = cut;
+        mended
+    }
+
+    /// The addresses of its cards that are on the wire.
+    pub fn addresses_on_the_wire(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        let plugged = self.spec.nics.iter().filter(|card| is_active(self.run) && !self.cut.contains(&card.mac));
+        plugged.map(|card| card.hold.address())
     }
 
     /// The volumes that it has open while it runs, those that it writes to first.

@@ -10,7 +10,7 @@ use tracing::debug;
 use super::observe::{Memory, View};
 use super::plan::{Plan, Step, some_of};
 use super::status::{ADDRESS_SHARE, MANAGER};
-use crate::api::{VRouter, VirtualMachine, VirtualMachineStatus};
+use crate::api::{VRouter, VirtualFarm, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::objects::{Objects, is_name_taken, is_namespace_terminating};
@@ -40,7 +40,7 @@ pub async fn carry_out(context: &Context, memory: &Memory, view: &View, plan: Pl
             memory.promise(&farm, machine, *address);
         }
     }
-    let writes = Writes::in_namespace(context, &farm.0);
+    let writes = Writes::of_farm(context, &view.farm);
     let outcomes: Vec<_> = stream::iter(plan.steps)
         .map(|step| async { (writes.take(&step).await, step) })
         .buffer_unordered(WRITES_IN_FLIGHT)
@@ -66,14 +66,17 @@ pub async fn carry_out(context: &Context, memory: &Memory, view: &View, plan: Pl
 struct Writes<'a> {
     machines: Objects<'a, VirtualMachine>,
     routers: Objects<'a, VRouter>,
+    farm_uid: Option<String>,
 }
 
 impl<'a> Writes<'a> {
-    fn in_namespace(context: &'a Context, namespace: &str) -> Self {
+    fn of_farm(context: &'a Context, farm: &VirtualFarm) -> Self {
+        let namespace = &farm.namespace().unwrap_or_default();
         let caches = &context.caches;
         Self {
             machines: Objects { context, cache: &caches.machines, api: context.api(namespace), manager: MANAGER },
             routers: Objects { context, cache: &caches.routers, api: context.api(namespace), manager: MANAGER },
+            farm_uid: farm.uid(),
         }
     }
 
@@ -83,6 +86,7 @@ impl<'a> Writes<'a> {
                 let status = VirtualMachineStatus {
                     address: Some(address.to_string()),
                     mac: Some(MacAddress::of(*address).to_string()),
+                    farm_uid: self.farm_uid.clone(),
                     ..VirtualMachineStatus::default()
                 };
                 let Objects { context, cache, api, .. } = &self.machines;

@@ -31,7 +31,7 @@ pub struct Addresses {
 
 /// Gives every machine without an address the lowest that nobody has, oldest machine first. Machines on their way out
 /// keep theirs until they are gone; an address is never taken from a machine. What is `kept_back` is given to nobody: it may
-/// still be used on a host that was lost, or be a router's.
+/// still be used on a host, or be a router's.
 #[must_use]
 pub fn give(
     network: FarmNetwork,
@@ -50,7 +50,8 @@ pub fn give(
                 let owner = *owners.entry(address).or_insert(machine);
                 if owner.metadata.uid != machine.metadata.uid {
                     plan.conflicts.push(conflict(machine, owner, address));
-                } else if is_awake(machine) && mac_of(machine) != Some(MacAddress::of(address)) {
+                } else if is_awake(machine) && (mac_of(machine) != Some(MacAddress::of(address)) || !is_bound(machine))
+                {
                     plan.gifts.push((Arc::clone(machine), address));
                 }
             }
@@ -85,6 +86,11 @@ fn is_awake(machine: &VirtualMachine) -> bool {
 
 fn address_of(machine: &VirtualMachine) -> Option<Result<Ipv4Addr, std::net::AddrParseError>> {
     machine.status.as_ref()?.address.as_ref().map(|address| address.parse())
+}
+
+/// Whether it is written down whose address it has.
+fn is_bound(machine: &VirtualMachine) -> bool {
+    machine.status.as_ref().is_some_and(|status| status.farm_uid.is_some())
 }
 
 fn mac_of(machine: &VirtualMachine) -> Option<MacAddress> {
@@ -166,6 +172,14 @@ mod tests {
         let mut odd = addressed(bare("a", 0), "172.16.1.2");
         odd.status.as_mut().unwrap().mac = Some("02:00:00:00:00:01".into());
         assert_eq!(gifts(&give(network(), &arcs(vec![odd]), &Promises::new(), &BTreeSet::new())), ["a 172.16.1.2"]);
+    }
+
+    #[test]
+    fn a_machine_of_an_earlier_version_is_bound_to_its_farm() {
+        let mut unbound = addressed(bare("a", 0), "172.16.1.2");
+        unbound.status.as_mut().unwrap().farm_uid = None;
+        let plan = give(network(), &arcs(vec![unbound]), &Promises::new(), &BTreeSet::new());
+        assert_eq!(gifts(&plan), ["a 172.16.1.2"]);
     }
 
     #[test]

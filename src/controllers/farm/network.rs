@@ -26,6 +26,8 @@ pub struct Claim {
     pub wished: Option<Result<FarmNetwork, String>>,
     /// The network that it has.
     pub held: Option<FarmNetwork>,
+    /// Who has it, where that is no farm.
+    pub machine: Option<String>,
 }
 
 impl Claim {
@@ -39,6 +41,7 @@ impl Claim {
             created: farm.creation_timestamp().map(|time| time.0),
             wished: cidr.map(|cidr| cidr.parse().map_err(|error: crate::network::NotAFarmNetwork| error.to_string())),
             held: held.and_then(|held| held.parse().ok()),
+            machine: None,
         }
     }
 
@@ -49,18 +52,27 @@ impl Claim {
         if is_annotated(farm, DRY_RUN_ANNOTATION) { Self { wished: None, ..claim } } else { claim }
     }
 
-    /// The claim of a machine that is gone, and may still run on a host that is lost: nobody else gets its network.
+    /// The claim of a machine that has an address, whatever became of its farm or of its object: while it may be on the
+    /// wire nobody else gets its network.
     #[must_use]
-    pub fn left_behind(farm: Key, address: Ipv4Addr) -> Self {
-        Self { farm, created: Some(Timestamp::MAX), wished: None, held: Some(FarmNetwork::of(address)) }
+    pub fn of_machine(machine: String, address: Ipv4Addr) -> Self {
+        Self {
+            farm: Key::default(),
+            created: Some(Timestamp::MAX),
+            wished: None,
+            held: Some(FarmNetwork::of(address)),
+            machine: Some(machine),
+        }
+    }
+
+    /// Whether it may come to another network than it has.
+    #[must_use]
+    pub fn is_choosing(&self) -> bool {
+        self.held.is_none_or(|held| self.wished.as_ref().is_some_and(|wished| *wished != Ok(held)))
     }
 
     fn is_older_than(&self, other: &Self) -> bool {
         (self.created, &self.farm) < (other.created, &other.farm)
-    }
-
-    fn name(&self) -> String {
-        format!("{}/{}", self.farm.0, self.farm.1)
     }
 }
 
@@ -108,10 +120,11 @@ fn wish(own: &Claim, wished: FarmNetwork, others: &[Claim], pool: Ipv4Net) -> Ve
 }
 
 fn overlaps(network: FarmNetwork, other: &Claim) -> Wait {
-    let problem = format!(
-        "{network} belongs to farm {}: make a new farm with another network, or with none to be given a free one",
-        other.name()
-    );
+    let remedy = "make a new farm with another network, or with none to be given a free one";
+    let problem = match &other.machine {
+        Some(machine) => format!("{network} is still in use by {machine}: wait until that is gone, or {remedy}"),
+        None => format!("{network} belongs to farm {}/{}: {remedy}", other.farm.0, other.farm.1),
+    };
     Wait::new("NetworkOverlaps", problem)
 }
 
@@ -122,7 +135,7 @@ mod tests {
 
     fn claim(name: &str, age_rank: i64) -> Claim {
         let created = Timestamp::from_second(age_rank).ok();
-        Claim { farm: ("tenant".into(), name.into()), created, wished: None, held: None }
+        Claim { farm: ("tenant".into(), name.into()), created, wished: None, held: None, machine: None }
     }
 
     fn network(text: &str) -> FarmNetwork {
@@ -175,6 +188,17 @@ mod tests {
     fn what_a_farm_has_stays_when_the_pool_moves_away() {
         let elsewhere = "10.0.0.0/16".parse().unwrap();
         assert!(choose(&has(claim("a", 5), "172.16.7.0/24"), &[], elsewhere).is_ok());
+    }
+
+    #[test]
+    fn the_network_of_a_machine_that_may_be_on_the_wire_is_given_to_nobody() {
+        let machine = Claim::of_machine("machine tenant/left on worker-1".into(), "172.16.1.7".parse().unwrap());
+        let others = std::slice::from_ref(&machine);
+        assert_eq!(choose(&claim("a", 5), others, pool()), Ok(network("172.16.2.0/24")));
+        let refused = choose(&wishes(claim("a", 5), "172.16.1.0/24"), others, pool()).unwrap_err();
+        assert_eq!(refused.reason, "NetworkOverlaps");
+        assert!(refused.message.contains("tenant/left on worker-1"), "{}", refused.message);
+        assert!(choose(&has(claim("a", 5), "172.16.1.0/24"), others, pool()).is_ok(), "and taken from nobody");
     }
 
     #[test]

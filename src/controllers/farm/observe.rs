@@ -9,11 +9,10 @@ use tokio::time::Instant;
 
 use super::addresses::Promises;
 use super::network::{Claim, Verdict, choose};
-use crate::api::conditions::is_true;
-use crate::api::{Hypervisor, VRouter, VirtualFarm, VirtualMachine};
+use crate::api::{VRouter, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
-use crate::controllers::hypervisor::loss::FENCED;
+use crate::controllers::ledger::{Ledger, is_member};
 use crate::controllers::placement::observe::{key, quota_of};
 use crate::controllers::placement::plan::{Amount, Budget};
 use crate::controllers::placement::standing::{held, holds_reservation};
@@ -29,7 +28,7 @@ pub struct View {
     pub network: Verdict,
     /// Addresses promised to its machines.
     pub promised: Promises,
-    /// Addresses that machines which are gone may still use on hosts that are lost.
+    /// Addresses of its network that hosts have, or may have, and that none of its machines has.
     pub left_behind: BTreeSet<Ipv4Addr>,
     /// Its quota and what of it is used.
     pub budget: Budget,
@@ -64,10 +63,11 @@ pub fn look_only(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>) ->
 fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promising: bool) -> View {
     let farm_key = key(&**farm);
     let machines = context.caches.machines.in_namespace(&farm_key.0);
+    let ledger = Ledger::look(context);
     View {
-        network: memory.network(context, farm, promising),
+        network: memory.network(context, farm, &ledger, promising),
         promised: memory.promises(&farm_key, &machines),
-        left_behind: left_behind(&context.caches.hypervisors.list()).map(|(_, address)| address).collect(),
+        left_behind: left_behind(farm, &machines, &ledger),
         budget: budget(context, farm, &machines),
         router: context.caches.routers.get(&farm_key.0, &farm_key.1),
         farm: Arc::clone(farm),
@@ -75,14 +75,32 @@ fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promis
     }
 }
 
-/// Farms and addresses of copies that were given up and may still run: on hosts that nobody said to be off.
-fn left_behind(hypervisors: &[Arc<Hypervisor>]) -> impl Iterator<Item = (Key, Ipv4Addr)> + '_ {
-    let statuses = hypervisors.iter().filter_map(|hypervisor| hypervisor.status.as_ref());
-    let lost = statuses.filter(|status| !is_true(&status.conditions, FENCED));
-    lost.flat_map(|status| &status.tombstones).filter_map(|tombstone| {
-        let address = tombstone.address.as_ref()?.parse().ok()?;
-        Some(((tombstone.namespace.clone(), tombstone.farm.clone()), address))
-    })
+/// Addresses that none of a farm's machines has, and that are taken all the same: by domains whose objects are gone, by
+/// copies that were given up, by machines of another farm that had its name.
+fn left_behind(farm: &VirtualFarm, machines: &[Arc<VirtualMachine>], ledger: &Ledger) -> BTreeSet<Ipv4Addr> {
+    let (own, others): (Vec<_>, Vec<_>) = machines.iter().partition(|machine| is_member(machine, farm));
+    let own: HashSet<_> = own.iter().filter_map(|machine| machine.metadata.uid.as_deref()).collect();
+    let on_hosts = ledger.others(|holding| own.contains(holding.uid.as_str())).map(|(_, address)| address);
+    let of_objects = others.iter().filter_map(|machine| address_of(machine));
+    on_hosts.chain(of_objects).collect()
+}
+
+fn address_of(machine: &VirtualMachine) -> Option<Ipv4Addr> {
+    machine.status.as_ref()?.address.as_ref()?.parse().ok()
+}
+
+/// The networks of machines and domains that aren't a farm's own: while one of them is there nobody gets its network.
+fn claims_of_machines(context: &Context, farm: &VirtualFarm, ledger: &Ledger) -> Vec<Claim> {
+    let machines = context.caches.machines.list();
+    let (own, others): (Vec<_>, Vec<_>) = machines.iter().partition(|machine| is_member(machine, farm));
+    let own: HashSet<_> = own.iter().filter_map(|machine| machine.metadata.uid.as_deref()).collect();
+    let on_hosts = ledger.others(|holding| own.contains(holding.uid.as_str()));
+    let on_hosts = on_hosts.map(|(entry, address)| Claim::of_machine(entry.name(), address));
+    let of_object = |machine: &&Arc<VirtualMachine>| {
+        let (namespace, name) = key(&***machine);
+        Some(Claim::of_machine(format!("machine {namespace}/{name}"), address_of(machine)?))
+    };
+    others.iter().filter_map(of_object).chain(on_hosts).collect()
 }
 
 fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>]) -> Budget {
@@ -102,7 +120,7 @@ fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>
 }
 
 impl Memory {
-    fn network(&self, context: &Context, farm: &VirtualFarm, promising: bool) -> Verdict {
+    fn network(&self, context: &Context, farm: &VirtualFarm, ledger: &Ledger, promising: bool) -> Verdict {
         let mut promised = lock(&self.networks);
         // Read while the lock is held: what others were given before is in here or in the promises.
         let farms = context.caches.farms.list();
@@ -118,9 +136,10 @@ impl Memory {
             let claim = Claim::of_other(other);
             Claim { held: claim.held.or_else(|| promise(&claim.farm)), ..claim }
         });
-        let hypervisors = context.caches.hypervisors.list();
-        let lost = left_behind(&hypervisors).filter(|(farm, _)| *farm != own_key);
-        let others: Vec<_> = others.chain(lost.map(|(farm, address)| Claim::left_behind(farm, address))).collect();
+        let mut others: Vec<_> = others.collect();
+        if own.is_choosing() {
+            others.extend(claims_of_machines(context, farm, ledger));
+        }
         let verdict = choose(&own, &others, context.site().farm_networks);
         if let (true, Ok(network), Some(uid)) = (promising, &verdict, farm.uid()) {
             promised.insert(own_key, (uid, *network));

@@ -11,6 +11,7 @@ use super::groups::{GroupPlan, is_made_by, plan_group, seat};
 use super::observe::View;
 use super::router::{is_router_of, plan_router};
 use crate::api::{MachineGroup, VRouter, VirtualMachine};
+use crate::controllers::ledger::is_member;
 use crate::controllers::placement::observe::is_router_to_be;
 use crate::controllers::placement::plan::Wait;
 
@@ -131,12 +132,12 @@ pub fn some_of(list: &[String], between: &str) -> String {
 }
 
 impl View {
-    /// The machines that belong to the farm, whoever made them. Its router, which is a machine too, isn't one of them.
+    /// The machines that belong to the farm, whoever made them; one that another farm of this name gave its address isn't one
+    /// of them, nor is its router, which is a machine too.
     #[must_use]
     pub fn own_machines(&self) -> Vec<Arc<VirtualMachine>> {
-        let name = self.farm.name_any();
         let is_router = |machine: &VirtualMachine| machine.router().is_some() || is_router_to_be(machine);
-        let is_ours = |machine: &&Arc<VirtualMachine>| machine.spec.farm == name && !is_router(machine);
+        let is_ours = |machine: &&Arc<VirtualMachine>| is_member(machine, &self.farm) && !is_router(machine);
         self.machines.iter().filter(is_ours).cloned().collect()
     }
 

@@ -10,6 +10,7 @@ use super::observe::View;
 use super::plan::Step;
 use crate::api::conditions::{READY, State, find};
 use crate::api::{FARM_LABEL, FINALIZER, VRouter, VRouterSpec, VirtualFarm, VirtualMachine};
+use crate::controllers::ledger::is_member;
 use crate::controllers::placement::plan::Wait;
 use crate::network::{FarmNetwork, RouterSeat};
 
@@ -34,13 +35,21 @@ pub fn plan_router(view: &View, network: FarmNetwork) -> (Vec<Step>, Vec<Wait>) 
         Some(router) if !wanted => steps.push(Step::DeleteRouter(Arc::clone(router))),
         Some(router) => steps.extend(changed(router, &view.farm).map(|router| Step::ChangeRouter(Box::new(router)))),
     }
-    for machine in view.own_routers().iter().filter(|machine| !has_address(machine) && is_there(machine)) {
+    let routers = view.own_routers();
+    steps.extend(routers.iter().filter(|machine| is_there(machine)).filter_map(bind));
+    for machine in routers.iter().filter(|machine| !has_address(machine) && is_there(machine)) {
         match address(view, network, machine) {
             Ok(address) => steps.extend(address.map(|address| Step::GiveAddress(Arc::clone(machine), address))),
             Err(wait) => troubles.push(wait),
         }
     }
     (steps, troubles)
+}
+
+/// What a version of the operator gave that didn't write down in whose name.
+fn bind(machine: &Arc<VirtualMachine>) -> Option<Step> {
+    let status = machine.status.as_ref().filter(|status| status.farm_uid.is_none())?;
+    Some(Step::GiveAddress(Arc::clone(machine), status.address.as_ref()?.parse().ok()?))
 }
 
 fn has_address(machine: &VirtualMachine) -> bool {
@@ -64,7 +73,7 @@ fn address(view: &View, network: FarmNetwork, machine: &VirtualMachine) -> Resul
         RouterSeat::First | RouterSeat::Second => vec![address, alone],
     };
     if forbidden.iter().any(|forbidden| view.left_behind.contains(forbidden)) {
-        let problem = "the farm's last router may still run on a host that is lost: annotate the host with \
+        let problem = "the farm's last router may still run on a host: if that is lost, annotate it with \
                        cascina.dev/fenced once it is surely off";
         return Err(Wait::new("GatewayLeftBehind", problem));
     }
@@ -136,7 +145,7 @@ pub fn router_ready(view: &View) -> Option<State> {
 }
 
 impl View {
-    /// Addresses that no machine is given: those that may be in use on hosts that are lost, and those of two routers.
+    /// Addresses that no machine is given: those that may be in use on hosts, and those of two routers.
     #[must_use]
     pub fn kept_back(&self, network: FarmNetwork) -> BTreeSet<Ipv4Addr> {
         let seats = self.farm.spec.router.iter().flat_map(|router| router.seats());
@@ -147,8 +156,7 @@ impl View {
     /// The machines that are the farm's routers, and those on their way out.
     #[must_use]
     pub fn own_routers(&self) -> Vec<Arc<VirtualMachine>> {
-        let name = self.farm.name_any();
-        let is_ours = |machine: &&Arc<VirtualMachine>| machine.spec.farm == name && machine.router().is_some();
+        let is_ours = |machine: &&Arc<VirtualMachine>| is_member(machine, &self.farm) && machine.router().is_some();
         self.machines.iter().filter(is_ours).cloned().collect()
     }
 }

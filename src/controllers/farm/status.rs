@@ -42,7 +42,7 @@ pub const SHARE: Share = Share {
 };
 
 /// What the farm's controller writes of a machine's status.
-pub const ADDRESS_SHARE: Share = Share { manager: MANAGER, fields: &["address", "mac"], conditions: &[] };
+pub const ADDRESS_SHARE: Share = Share { manager: MANAGER, fields: &["address", "mac", "farmUID"], conditions: &[] };
 
 /// The status of a farm that is at work.
 #[must_use]

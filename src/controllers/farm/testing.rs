@@ -79,6 +79,7 @@ pub fn member(name: &str, index: i32) -> VirtualMachine {
 pub fn addressed(mut machine: VirtualMachine, address: &str) -> VirtualMachine {
     let status = machine.status.get_or_insert_default();
     status.address = Some(address.into());
+    status.farm_uid = Some("uid-farm-a".into());
     status.mac = address.parse().ok().map(|address| MacAddress::of(address).to_string());
     machine
 }

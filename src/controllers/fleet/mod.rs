@@ -13,6 +13,7 @@ use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::ledger::Sightings;
 use super::observed::Observed;
 use super::vanish::Claims;
 use crate::clock::Clock;
@@ -40,14 +41,16 @@ pub struct Fleet {
     began: Instant,
     hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
     changes: broadcast::Sender<Change>,
+    sightings: Sightings,
 }
 
 impl Fleet {
-    /// No hosts yet.
+    /// No hosts yet; `cluster` is the one whose domains are ours.
     #[must_use]
-    pub fn new(clock: Clock) -> Self {
+    pub fn new(clock: Clock, cluster: &str) -> Self {
         Self {
             clock,
+            sightings: Sightings::new(cluster),
             claims: OnceLock::new(),
             began: Instant::now(),
             hosts: RwLock::default(),
@@ -69,6 +72,11 @@ impl Fleet {
     /// The host of a `Hypervisor`, where there is a connection.
     pub fn get(&self, name: &str) -> Option<Arc<FleetHost>> {
         self.hosts.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+
+    /// What was last seen on every host, also on one that doesn't answer.
+    pub const fn sightings(&self) -> &Sightings {
+        &self.sightings
     }
 
     /// Whether it is too early to say anything about a host: it hasn't been read for the first time, or it doesn't
@@ -126,7 +134,7 @@ impl Fleet {
         fresh
     }
 
-    /// Lets go of a host.
+    /// Lets go of a host. What was last seen there stays known.
     pub fn disconnect(&self, name: &str) {
         self.hosts.write().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
@@ -159,6 +167,10 @@ async fn poll(host: std::sync::Weak<FleetHost>, fleet: std::sync::Weak<Fleet>, h
         let Some(fleet) = fleet.upgrade() else { return };
         let claims = fleet.claims(&host.name, begun);
         let changes = take_in(&host, answer, &claims, begun, fleet.clock.now());
+        // What isn't believed isn't taken in.
+        if let Observed::Present(survey) = host.view().survey {
+            fleet.sightings.saw(&host.name, &survey, begun);
+        }
         for change in changes {
             // Nobody listening is fine.
             let _ = fleet.changes.send(change);

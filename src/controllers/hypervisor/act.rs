@@ -29,6 +29,18 @@ pub async fn renew_rules(host: &FleetHost) -> Result<Vec<String>, HostError> {
     Ok(renewed)
 }
 
+/// Cuts guests off the network.
+///
+/// # Errors
+/// What the host said.
+pub async fn cut_off(host: &FleetHost, steps: &[Step]) -> Result<(), HostError> {
+    for step in steps {
+        step_on(host, step).await?;
+    }
+    host.refresh();
+    Ok(())
+}
+
 /// Removes what is left of placements that are over. No machine that is being made has a part in that.
 ///
 /// # Errors
@@ -49,6 +61,10 @@ async fn step_on(host: &FleetHost, step: &Step) -> Result<(), HostError> {
         Step::MarkPool(name) => host.host.write_volume(name, &[]).await,
         Step::DeleteFilter(name) => host.host.delete_filter(name).await,
         Step::DeleteVolume(name) => host.host.delete_volume(name).await,
+        Step::CutOff(uuid) => {
+            tracing::info!(host = %host.name, machine = %uuid, "its farm is gone: cut off the network");
+            host.host.mend_nics(*uuid, &[]).await
+        }
         // While it runs its volumes stay.
         Step::RemoveCopy(tag) => return remove_copy(host, tag).await,
     };

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 
 use super::copies::is_left;
 use super::plan::{Placed, Reach, View};
-use crate::api::conditions::{find, whole_seconds};
+use crate::api::conditions::{FENCED, find, whole_seconds};
 use crate::api::site::Timings;
 use crate::api::{
     EvictionStrategy, FENCED_ANNOTATION, Hypervisor, HypervisorClass, HypervisorPhase, PAUSED_ANNOTATION, Phase,
@@ -20,9 +20,6 @@ use crate::api::{
 };
 use crate::controllers::placement::standing::wishes_to_run;
 use crate::libvirt::Survey;
-
-/// Condition of a host that somebody says is off.
-pub const FENCED: &str = "Fenced";
 
 /// How many tombstones a host keeps: its object has to stay small.
 pub const MOST_TOMBSTONES: usize = 512;

@@ -30,7 +30,7 @@ use super::fleet::Change;
 use super::news::tell;
 use super::runner;
 use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer};
-use crate::api::{FINALIZER, Hypervisor, HypervisorStatus};
+use crate::api::{FINALIZER, Hypervisor, HypervisorStatus, VirtualFarm};
 use loss::Patience;
 use observe::observe;
 use plan::{Reach, plan};
@@ -52,7 +52,8 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     runner::run(context, &hypervisors, triggers, GATHER, shutdown, reconcile).await;
 }
 
-/// What wakes a host's controller: the host itself, the machines that have it, images that it may hold, its twins.
+/// What wakes a host's controller: the host itself, the machines that have it, farms that are gone, images that it may hold, its
+/// twins.
 fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Hypervisor>> {
     let on_hosts = context.fleet.changes().map(|change| match change {
         Change::Reach(host) | Change::Stock(host) | Change::Domain(host, _) => reference("", &host),
@@ -61,6 +62,15 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Hype
         let host = machine.status.as_ref().and_then(|status| status.hypervisor.as_deref());
         std::future::ready(host.map(|host| reference("", host)))
     });
+    let of_farms = {
+        let (farms, machines) = (Arc::clone(&context.caches.farms), Arc::clone(&context.caches.machines));
+        let gone = move |farm: &Arc<VirtualFarm>| farm.uid().is_some_and(|uid| !farms.has_uid(&uid));
+        context.caches.farms.changes().filter(move |farm| std::future::ready(gone(farm))).flat_map(move |farm| {
+            let of_farm = machines.in_namespace(&farm.namespace().unwrap_or_default());
+            let hosts = of_farm.iter().filter_map(|machine| machine.status.as_ref()?.hypervisor.clone());
+            stream::iter(hosts.map(|host| reference("", &host)).collect::<Vec<_>>())
+        })
+    };
     let hypervisors = Arc::clone(&context.caches.hypervisors);
     let all =
         move || stream::iter(hypervisors.list().iter().map(|host| ObjectRef::from_obj(&**host)).collect::<Vec<_>>());
@@ -73,7 +83,8 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Hype
         std::future::ready(host.metadata.deletion_timestamp.is_some())
     });
     let of_twins = of_twins.flat_map(move |_| all());
-    stream::select_all([on_hosts.boxed(), of_machines.boxed(), of_images.boxed(), of_twins.boxed()]).boxed()
+    stream::select_all([on_hosts.boxed(), of_machines.boxed(), of_farms.boxed(), of_images.boxed(), of_twins.boxed()])
+        .boxed()
 }
 
 async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result<Action, Error> {
@@ -97,12 +108,17 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
     let plan = plan(&hypervisor, &seen, &Patience::from(&context.site().timings), now);
     if plan.release {
         context.fleet.disconnect(&hypervisor.name_any());
+        context.fleet.sightings().forget(&hypervisor.name_any());
         if let Some(note) = outage::left_behind(&plan) {
             context.events.warning(hypervisor.object_ref(&()), "LeftBehind", "Delete", note).await;
         }
         context.metrics.forget_host(&hypervisor.name_any());
         remove_finalizer(&context, cache, &api, &hypervisor).await?;
         return Ok(Action::await_change());
+    }
+    if let Some(host) = host.as_ref().filter(|_| !plan.cut_offs.is_empty()) {
+        let failed = |source| Error::Host { host: host.name.clone(), source };
+        act::cut_off(host, &plan.cut_offs).await.map_err(failed)?;
     }
     let after = status::status(&hypervisor, &seen, &plan, &context.namespace, now);
     // Others act upon tombstones and fences: a status that was decided from an older one doesn't replace it.
@@ -143,7 +159,7 @@ fn measure(context: &Context, hypervisor: &Hypervisor, seen: &plan::View, after:
 
 fn pause(plan: &plan::Plan, deleted: bool) -> Duration {
     match plan.reach {
-        _ if deleted || !plan.removals.is_empty() => Duration::from_secs(1),
+        _ if deleted || !plan.removals.is_empty() || !plan.cut_offs.is_empty() => Duration::from_secs(1),
         Some(Reach::Quiet(_) | Reach::Doubted(_)) => Duration::from_secs(2),
         _ if plan.is_unsure => UNSURE,
         _ => plan.loss.again.map_or(STEADY, |again| again.clamp(Duration::from_millis(100), STEADY)),

@@ -25,6 +25,7 @@ use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::{Expected, FleetHost};
 use crate::controllers::isolation::kept_back;
+use crate::controllers::ledger::is_farm_gone;
 use crate::controllers::placement::standing::held;
 use crate::images::{is_image_volume, volumes_of};
 use crate::libvirt::{Certificates, Credentials, HostConfig, HostError, Survey};
@@ -57,7 +58,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         Ok(host) => (Some(host), None),
         Err(refusal) => (None, Some(refusal)),
     };
-    let placed = placed(context, hypervisor);
+    let placed = placed(context, hypervisor).await?;
     if let Some(host) = &host {
         let mark = expected_mark(hypervisor, placed.is_empty());
         host.expect(Expected { identity: identity(hypervisor), pool_mark: mark.map(|mark| mark.volume.clone()) });
@@ -72,7 +73,10 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
     let refusal = refusal.or_else(|| replaced(seen.as_ref()?.error.as_ref()?));
     let stays = hypervisor.metadata.deletion_timestamp.is_none() && refusal.is_none();
     let sweep = match (&host, &survey) {
-        (Some(host), Some(survey)) if stays => sweep(context, hypervisor, host, survey).await?,
+        (Some(host), Some(survey)) if stays => {
+            let farmless = placed.iter().filter(|placed| placed.farm_is_gone).map(|placed| placed.name.clone());
+            Sweep { farmless: farmless.collect(), ..sweep(context, hypervisor, host, survey).await? }
+        }
         _ => Sweep::default(),
     };
     let certificates = match &host {
@@ -330,9 +334,14 @@ async fn idle_volumes(
 }
 
 /// The machines that have this host.
-fn placed(context: &Context, hypervisor: &Hypervisor) -> Vec<Placed> {
+async fn placed(context: &Context, hypervisor: &Hypervisor) -> Result<Vec<Placed>, Error> {
     let machines = context.caches.machines_on(&hypervisor.name_any());
-    machines.iter().filter_map(|machine| placed_on(machine, hypervisor)).collect()
+    let mut placed = Vec::with_capacity(machines.len());
+    for machine in &machines {
+        let farm_is_gone = is_farm_gone(context, machine).await?;
+        placed.extend(placed_on(machine, hypervisor).map(|placed| Placed { farm_is_gone, ..placed }));
+    }
+    Ok(placed)
 }
 
 fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed> {
@@ -354,6 +363,7 @@ fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed
             public_ips: machine.router().map(|role| role.public_ips.clone()).unwrap_or_default(),
             since: Time(deleted.unwrap_or_default()),
         },
+        farm_is_gone: false,
         holds: Resources {
             cpu: i32::try_from(held.cpus).unwrap_or(i32::MAX),
             memory: held.memory,

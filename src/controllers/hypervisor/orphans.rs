@@ -43,6 +43,8 @@ pub struct Sweep {
     pub used: BTreeSet<String>,
     /// What the volumes take.
     pub bytes: Bytes,
+    /// Machines whose farm is gone, cut off the network; their objects are there.
+    pub farmless: BTreeSet<String>,
     /// Something came up that has to be looked at again soon.
     pub is_unsure: bool,
 }
@@ -137,7 +139,9 @@ impl Sweep {
 
     /// What is told of it.
     pub fn state(&self, host: &str) -> State {
-        let names = self.orphans.names();
+        let mut names = self.orphans.names();
+        let farmless = self.farmless.iter().map(|name| format!("machine {name}, cut off since its farm is gone"));
+        names.extend(farmless);
         if names.is_empty() {
             return State::no(ORPHANS, "None", "everything of ours on it belongs to an object");
         }
@@ -146,7 +150,8 @@ impl Sweep {
         if names.len() > NAMED {
             listed.push(&more);
         }
-        let mut message = format!("belongs to no object: {}; volumes of {}", listed.join(", "), self.bytes);
+        let mut message =
+            format!("belongs to no object, or to no farm: {}; volumes of {}", listed.join(", "), self.bytes);
         if !self.orphans.owners().is_empty() {
             let code = self.orphans.code();
             message.push_str(&format!(

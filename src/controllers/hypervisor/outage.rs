@@ -4,9 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::ResourceExt;
 
 use super::copies::Standing;
-use super::loss::{FENCED, Fence};
+use super::loss::Fence;
 use super::plan::Plan;
-use crate::api::conditions::{self, State};
+use crate::api::conditions::{self, FENCED, State};
 use crate::api::{FENCED_ANNOTATION, Hypervisor, HypervisorStatus, Tombstone};
 use crate::controllers::news::News;
 

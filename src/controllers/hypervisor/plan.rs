@@ -15,7 +15,7 @@ use crate::api::{
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
 use crate::images::is_image_volume;
-use crate::libvirt::{Certificates, HostFacts, OwnershipTag, POOL_MARK, PoolSpace, RuleSet, Survey};
+use crate::libvirt::{Certificates, DomainUuid, HostFacts, OwnershipTag, POOL_MARK, PoolSpace, RuleSet, Survey};
 
 /// Why a host isn't taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +42,8 @@ pub struct Placed {
     pub holds: Resources,
     /// The tombstone that it would get.
     pub copy: Tombstone,
+    /// The farm that gave it its address is gone: it must not be on the wire.
+    pub farm_is_gone: bool,
     /// When it was deleted.
     pub deleted: Option<Timestamp>,
     /// When it may be made anew elsewhere.
@@ -88,6 +90,8 @@ pub enum Step {
     DeleteVolume(String),
     /// Switch off and undefine a copy of a placement that is over.
     RemoveCopy(OwnershipTag),
+    /// Pull the cables of a machine that belongs to no network any more.
+    CutOff(DomainUuid),
 }
 
 /// Whether the host answers.
@@ -115,6 +119,8 @@ pub enum Reach {
 pub struct Plan {
     /// What to do.
     pub steps: Vec<Step>,
+    /// Whom to cut off the network, before anything else.
+    pub cut_offs: Vec<Step>,
     /// What to remove of stale copies, before anything else happens on the host.
     pub removals: Vec<Step>,
     /// Whether guests are to be put behind the rules of this version.
@@ -143,6 +149,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
     let phase = phase_of_fenced(phase(hypervisor, seen, reach.as_ref()), loss.fence);
     let mut plan = Plan {
         steps: Vec::new(),
+        cut_offs: Vec::new(),
         removals: Vec::new(),
         renews_rules: false,
         copies: Vec::new(),
@@ -157,6 +164,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         plan.copies = copies(survey, &seen.owners, &plan.loss.tombstones);
         plan.removals = removals(survey, &plan.copies, &plan.loss.tombstones, &seen.owners);
         plan.renews_rules = renews_rules(seen, survey);
+        plan.cut_offs = cut_offs(&seen.placed, survey);
     }
     if hypervisor.metadata.deletion_timestamp.is_some() {
         leave(&mut plan, hypervisor, seen, survey);
@@ -223,6 +231,19 @@ fn mark_pool(hypervisor: &Hypervisor, survey: &Survey) -> Option<Step> {
         return None;
     }
     hypervisor.metadata.uid.as_ref().map(|uid| Step::MarkPool([POOL_MARK, uid].concat()))
+}
+
+/// Guests whose farm is gone and whose cables aren't pulled yet. That is done here and not by the machine's controller,
+/// which a tenant can pause. They run on: what is in them isn't lost, and nobody hears them.
+fn cut_offs(placed: &[Placed], survey: &Survey) -> Vec<Step> {
+    let farmless = placed.iter().filter(|placed| placed.farm_is_gone);
+    let uuids = farmless.filter_map(|placed| placed.copy.uid.parse().ok()).map(DomainUuid);
+    let is_on_the_wire = |uuid: &DomainUuid| {
+        let domain = survey.domains.get(uuid).filter(|domain| domain.tag.is_some());
+        let running = domain.and_then(|domain| domain.forms.as_ref()?.running.as_ref());
+        running.is_some_and(|form| form.nics.iter().any(|card| !card.is_cut))
+    };
+    uuids.filter(is_on_the_wire).map(Step::CutOff).collect()
 }
 
 /// Guests may run since before the operator's start, behind the rules of another version.

@@ -5,11 +5,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::certificates::{self, CERTIFICATE_EXPIRING};
-use super::loss::{FENCED, is_stated};
+use super::loss::is_stated;
 use super::orphans::ORPHANS;
 use super::outage::{STRAY_COPIES, fenced, losses, removing, stray_copies, unfence};
 use super::plan::{self, Plan, Reach, Refusal, View};
-use crate::api::conditions::{self, READY, State};
+use crate::api::conditions::{self, FENCED, READY, State};
 use crate::api::{Hypervisor, HypervisorStatus, Maintenance, PoolMark};
 use crate::controllers::isolation::admits_machines;
 use crate::controllers::news::News;

@@ -8,13 +8,12 @@ use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use uuid::Uuid;
 
-use super::loss::FENCED;
 use super::orphans::{Orphans, Sweep, find};
-use crate::api::conditions::is_true;
 use crate::api::{Bytes, Hypervisor, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
+use crate::controllers::ledger::is_fenced;
 use crate::libvirt::{Forms, Survey};
 
 /// What belongs to no object for so long isn't on its way in or out.
@@ -63,6 +62,7 @@ pub async fn sweep(
         deleted: orphans.owners().into_iter().filter(was_deleted).collect(),
         used: used_volumes(context, &pool, &orphans),
         is_unsure: ripe.len() < names.len(),
+        farmless: BTreeSet::new(),
         bytes,
         orphans,
     })
@@ -95,7 +95,7 @@ fn used_volumes(context: &Context, pool: &[Arc<Hypervisor>], orphans: &Orphans) 
     for host in pool {
         let view = context.fleet.get(&host.name_any()).map(|host| host.view());
         let Some(survey) = view.as_ref().and_then(|view| view.survey.present()) else {
-            if is_off(host) {
+            if is_fenced(host) {
                 continue;
             }
             return orphans.volumes.keys().cloned().collect();
@@ -106,9 +106,4 @@ fn used_volumes(context: &Context, pool: &[Arc<Hypervisor>], orphans: &Orphans) 
         }
     }
     used
-}
-
-/// Whether somebody says so.
-fn is_off(host: &Hypervisor) -> bool {
-    host.status.as_ref().is_some_and(|status| is_true(&status.conditions, FENCED))
 }

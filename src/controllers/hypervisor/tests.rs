@@ -107,6 +107,7 @@ fn view(seen: HostView) -> View {
 
 fn placed() -> Placed {
     Placed {
+        farm_is_gone: false,
         name: "farm-a/one".into(),
         holds: Resources { cpu: 1, memory: Bytes::mebi(256), storage: Bytes::ZERO },
         copy: copy(1),
@@ -585,4 +586,24 @@ fn a_host_without_its_storage_is_neither_used_nor_given_up() {
     assert_eq!(plan.phase, HypervisorPhase::Unreachable);
     assert!(matches!(plan.reach, Some(Reach::Lost { reason: "StorageMissing", silent: false, .. })));
     assert_eq!(plan.loss.since, None, "its machines run on, so none is made anew elsewhere");
+}
+
+#[test]
+fn a_guest_whose_farm_is_gone_is_cut_off_once_and_whatever_the_policy_is() {
+    let (uuid, domain) = crate::controllers::ledger::samples::domain(10, "us", &["172.16.1.2"]);
+    let survey = |domain: SurveyedDomain| Survey { domains: [(uuid, domain)].into(), ..Survey::default() };
+    let cut_offs = |farm_is_gone: bool, survey: Survey| {
+        let mut seen = view(answering(survey));
+        let copy = Tombstone { uid: uuid.to_string(), ..copy(1) };
+        seen.placed = vec![Placed { farm_is_gone, copy, ..placed() }];
+        let mut hypervisor = hypervisor();
+        hypervisor.spec.drift_policy = crate::api::DriftPolicy::Report;
+        plan(&hypervisor, &seen, &PATIENCE, at(100)).cut_offs
+    };
+    assert_eq!(cut_offs(true, survey(domain.clone())), [Step::CutOff(uuid)]);
+    assert_eq!(cut_offs(false, survey(domain.clone())), []);
+    let mut cut = domain.clone();
+    Arc::make_mut(cut.forms.as_mut().unwrap()).running.as_mut().unwrap().nics[0].is_cut = true;
+    assert_eq!(cut_offs(true, survey(cut)), []);
+    assert_eq!(cut_offs(true, survey(SurveyedDomain { tag: None, ..domain })), [], "it isn't ours");
 }

@@ -29,11 +29,12 @@ use super::news::tell as tell_news;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualMachine};
+use crate::controllers::ledger::Holding;
 use crate::controllers::observed::Observed;
 use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain, domain_name};
 use act::{Outcome, is_overtaken};
 use observe::{Observation, observe};
-use plan::{LEFT_BEHIND, plan};
+use plan::{GONE, LEFT_BEHIND, plan};
 use recipe::Recipe;
 use situation::{Failure, Plan, Standing, Step, View, Want};
 
@@ -83,6 +84,9 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
         if plan.standing.reason == LEFT_BEHIND {
             context.events.warning(machine.object_ref(&()), LEFT_BEHIND, "Delete", plan.standing.message.clone()).await;
         }
+        if let Some(host) = host.filter(|_| plan.standing.reason == GONE) {
+            context.fleet.sightings().releases(host, &machine.uid().unwrap_or_default(), now);
+        }
         remove_finalizer(&context, cache, &api, &machine).await?;
         return Ok(Action::await_change());
     }
@@ -121,7 +125,13 @@ async fn carry_out(
         host.note_resumed(DomainUuid(uid), begun);
     }
     let is_overtaken = || is_overtaken(machine, context.caches.machines.latest(machine).as_deref());
-    match act::act(host, DomainUuid(uid), &seen.view, &plan.steps, is_overtaken).await {
+    let sightings = context.fleet.sightings();
+    if let Some(holding) = Holding::of_object(machine).filter(|_| starts) {
+        sightings.begins(&host.name, holding);
+    }
+    let outcome = act::act(host, DomainUuid(uid), &seen.view, &plan.steps, is_overtaken).await;
+    sightings.ends(&host.name, &uid.to_string(), context.clock.now());
+    match outcome {
         Ok(Outcome::Overtaken) => Ok(None),
         Ok(Outcome::Done) if starts => {
             // What the next look would find is told now, and needs no write of its own then.

@@ -9,6 +9,7 @@ use super::situation::{Drift, Plan, Standing};
 use super::status::IN_SYNC;
 use crate::api::conditions::{self, READY};
 use crate::api::{DriftPolicy, Phase, PhaseTransition, VirtualMachine, VirtualMachineStatus};
+use crate::controllers::ledger::FARM_GONE;
 use crate::controllers::news::{Attention, Lasting, News};
 
 /// What is new in a status, told as events.
@@ -81,7 +82,7 @@ fn attention(reason: &str) -> Option<Attention> {
         }
         "BackOff" | "BootTimeout" | "DiskDeleted" | "ForeignDomain" | "HostRefused" | "InvalidDns" | "InvalidName"
         | "InvalidSshKey" | "InvalidUserData" | "NoSpace" | "PausedByIOError" | "SeedTooLarge"
-        | "UserDataForbidden" | "WrongAddress" | UNDEFINED => Some(Attention::Somebody),
+        | "UserDataForbidden" | "WrongAddress" | FARM_GONE | UNDEFINED => Some(Attention::Somebody),
         _ => None,
     }
 }

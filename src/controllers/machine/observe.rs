@@ -20,6 +20,7 @@ use crate::api::{
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
+use crate::controllers::ledger::{FARM_GONE, is_farm_gone};
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::standing::wishes_to_run;
 use crate::guest::UserDataText;
@@ -86,6 +87,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
             .zip(hypervisor)
             .and_then(|(farm, host)| recipe::nics(machine, &farm, &host).ok())
             .unwrap_or_default(),
+        farm_gone: farm_gone(context, machine).await?,
         recipe: if deleted {
             Err(Refusal::new("Deleting", "it is being deleted"))
         } else {
@@ -98,6 +100,16 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         history,
     };
     Ok(Observation { view, host })
+}
+
+/// Its hypervisor's controller pulls its cables; here it is only told.
+async fn farm_gone(context: &Context, machine: &VirtualMachine) -> Result<Option<Refusal>, Error> {
+    let farm = &machine.spec.farm;
+    let message = format!(
+        "the farm {farm} that gave it its address is gone, so its network cards are cut off: save what you need from its \
+         console, then delete it"
+    );
+    Ok(is_farm_gone(context, machine).await?.then(|| Refusal::new(FARM_GONE, message)))
 }
 
 /// The host's survey and when it was begun: the last one, or for what deletes a fresh one.

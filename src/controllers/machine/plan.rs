@@ -45,12 +45,20 @@ const ASK_AGAIN: u64 = 10;
 /// Reason of a machine that goes without its host.
 pub const LEFT_BEHIND: &str = "LeftBehind";
 
+/// Reason of a machine of which nothing is left on its host.
+pub const GONE: &str = "Gone";
+
 /// What to do about a machine.
 pub fn plan(want: &Want, seen: &View, now: Timestamp) -> Plan {
     if want.deleted {
         return tear_down(seen);
     }
-    drift::correct(decide(want, seen, now), want, seen)
+    let mut plan = drift::correct(decide(want, seen, now), want, seen);
+    if let Some(refusal) = seen.farm_gone.as_ref().filter(|_| seen.domain.present().is_some_and(is_active)) {
+        plan.standing.ready = false;
+        (plan.standing.reason, plan.standing.message) = (refusal.reason.clone(), refusal.message.clone());
+    }
+    plan
 }
 
 fn decide(want: &Want, seen: &View, now: Timestamp) -> Plan {
@@ -411,10 +419,12 @@ fn tear_down(seen: &View) -> Plan {
     }
     let ours = |name: &&String| name.starts_with(&seen.volume_prefix);
     steps.extend(volumes.into_iter().flatten().filter(ours).cloned().map(Step::DeleteVolume));
-    let gone = steps.is_empty();
-    let mut plan = Plan::stay(Phase::Stopping, "Removing", "its domain and its volumes are being removed")
+    if steps.is_empty() {
+        let mut plan = Plan::stay(Phase::Stopping, GONE, "nothing of it is left on its host");
+        plan.release = true;
+        return plan;
+    }
+    Plan::stay(Phase::Stopping, "Removing", "its domain and its volumes are being removed")
         .doing(steps)
-        .again(Duration::from_millis(200));
-    plan.release = gone;
-    plan
+        .again(Duration::from_millis(200))
 }

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::api::{
     Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
 };
+use crate::controllers::ledger::FARM_GONE;
 use crate::guest::{self, Guest, GuestError, GuestNic, Seed, UserDataText};
 use crate::libvirt::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
@@ -192,6 +193,11 @@ pub fn uid(machine: &VirtualMachine) -> Result<Uuid, Refusal> {
 
 /// The machine's address, which is one of its farm's; a router's follows from its seat.
 fn address_in_farm(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<Ipv4Addr, Refusal> {
+    let name = farm.metadata.name.as_deref().unwrap_or_default();
+    if status.farm_uid.is_some() && status.farm_uid != farm.metadata.uid {
+        let message = format!("the farm {name} that it was made in is gone, this one is another: delete the machine");
+        return Err(Refusal::new(FARM_GONE, message));
+    }
     let not_ready = || Refusal::new("NetworkNotReady", "the farm has no network or the machine no address yet");
     let network = farm.status.as_ref().and_then(|status| status.network.as_deref()).ok_or_else(not_ready)?;
     let network: FarmNetwork = network.parse().map_err(|_| not_ready())?;

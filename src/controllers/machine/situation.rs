@@ -67,6 +67,8 @@ pub struct View {
     pub disks_made: bool,
     /// Its network cards, as they should be; none: nobody can tell.
     pub nics: Vec<Nic>,
+    /// Why it is cut off the network while it runs.
+    pub farm_gone: Option<Refusal>,
     /// How it is made.
     pub recipe: Result<Recipe, Refusal>,
     /// How far its image is on its host, in words; or why it doesn't get there for now.

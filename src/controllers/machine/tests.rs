@@ -119,6 +119,7 @@ fn machine() -> Given {
             disks_home: Some("worker-1".into()),
             disks_made: false,
             nics: recipe().domain.nics,
+            farm_gone: None,
             recipe: Ok(recipe()),
             image_progress: None,
             outdated: None,
@@ -468,6 +469,17 @@ fn running() -> Given {
     given = given.volumes(&["img-a.kernel", &data, &seed]);
     given.seen.disks_made = true;
     given
+}
+
+#[test]
+fn a_machine_whose_farm_is_gone_is_told_and_goes_on() {
+    let mut given = running();
+    let refusal = Refusal::new("FarmGone", "its cards are cut off");
+    given.seen.farm_gone = Some(refusal.clone());
+    (given.seen.recipe, given.seen.nics) = (Err(refusal), Vec::new());
+    let plan = plan(&given.want, &given.seen, at(NOW));
+    assert_eq!((plan.steps.as_slice(), plan.repairs.as_slice()), ([].as_slice(), [].as_slice()));
+    assert_eq!((plan.standing.ready, plan.standing.reason.as_str()), (false, "FarmGone"));
 }
 
 fn card(forms: &mut Forms) -> &mut NicForm {

@@ -24,9 +24,11 @@ pub fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<
         })
     });
     let machines = Arc::clone(&context.caches.machines);
+    let farms = Arc::clone(&context.caches.farms);
     let of_farms = context.caches.farms.changes().scan(HashMap::new(), move |known, farm| {
         let namespace = farm.namespace().unwrap_or_default();
-        let after = what_machines_get(&farm);
+        let is_there = farm.uid().is_some_and(|uid| farms.has_uid(&uid));
+        let after = (is_there, what_machines_get(&farm));
         let before = known.insert((namespace.clone(), farm.name_any()), after.clone());
         let concerned = if before == Some(after) {
             Vec::new()

@@ -11,7 +11,7 @@ use kube::ResourceExt;
 use super::hosts::empty_offer;
 use super::plan::{Amount, Budget, HostOffer, Place, Request, Role, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour};
-use crate::api::conditions::{READY, find, is_true};
+use crate::api::conditions::{READY, find};
 use crate::api::{
     Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, PinnedFlavour, PinnedImage, Quota,
     ROUTER_LABEL, VirtualFarm, VirtualMachine, VirtualMachineSpec,
@@ -19,8 +19,8 @@ use crate::api::{
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::fleet::Fleet;
-use crate::controllers::hypervisor::loss::FENCED;
 use crate::controllers::isolation::admits_machines;
+use crate::controllers::ledger::{FARM_GONE, is_fenced, is_member};
 use crate::network::FarmNetwork;
 
 /// The first look at a host takes at most so long.
@@ -281,6 +281,10 @@ impl World {
         if farm.metadata.deletion_timestamp.is_some() {
             return Err(Wait::new("FarmDeleting", format!("farm {farm_name} is being deleted")));
         }
+        if !is_member(machine, farm) {
+            let message = format!("the farm {farm_name} that it was made in is gone, this one is another: delete it");
+            return Err(Wait::new(FARM_GONE, message));
+        }
         let status = farm.status.clone().unwrap_or_default();
         let network = status.network.as_deref().and_then(|network| network.parse::<FarmNetwork>().ok());
         let ready = find(&status.conditions, "NetworkReady");
@@ -347,7 +351,7 @@ fn given_up(fleet: &Fleet, hypervisors: &[Arc<Hypervisor>]) -> BTreeMap<String, 
             let view = host.view();
             view.survey.present().is_none() && view.error.is_some()
         }
-        None => hypervisor.status.as_ref().is_some_and(|status| is_true(&status.conditions, FENCED)),
+        None => is_fenced(hypervisor),
     };
     let lost = hypervisors.iter().filter_map(|hypervisor| {
         let tombstones = &hypervisor.status.as_ref()?.tombstones;

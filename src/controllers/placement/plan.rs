@@ -16,25 +16,7 @@ pub use super::budget::{Budget, QUOTA_EXCEEDED};
 use super::causes::{Cause, Causes};
 use crate::api::{Bytes, HypervisorClass};
 use crate::controllers::cache::Key;
-
-/// What a machine uses, what a host has, what a farm has used.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Amount {
-    /// Virtual CPUs.
-    pub cpus: i64,
-    /// Memory.
-    pub memory: Bytes,
-    /// Disks.
-    pub storage: Bytes,
-}
-
-impl std::ops::AddAssign for Amount {
-    fn add_assign(&mut self, other: Self) {
-        self.cpus += other.cpus;
-        self.memory += other.memory;
-        self.storage += other.storage;
-    }
-}
+pub use crate::controllers::ledger::Amount;
 
 /// A machine that wishes to run and has all it needs except a place.
 #[derive(Clone, Debug, PartialEq)]

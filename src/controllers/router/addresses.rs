@@ -85,7 +85,7 @@ impl Claim {
 pub struct Others<'a> {
     /// The claims of all other routers.
     pub claims: &'a [Claim],
-    /// Addresses that routers which are gone may still have on hosts that are lost.
+    /// Addresses that machines or domains have which aren't this router's, whatever became of their objects.
     pub left_behind: &'a BTreeSet<Ipv4Addr>,
 }
 
@@ -158,7 +158,7 @@ impl Chooser<'_> {
             return refuse("AddressTaken", &format!("belongs to router {namespace}/{name}: give another, or none"));
         }
         if !ours && self.others.left_behind.contains(&wished) {
-            let problem = "may still be in use on a host that is lost: annotate the host with cascina.dev/fenced once it is surely off";
+            let problem = "may still be in use by a machine that has it on its card; if its host is lost, annotate that with cascina.dev/fenced once it is surely off";
             return refuse("AddressLeftBehind", problem);
         }
         Ok(wished)

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use super::memory::Replica;
 use super::observe::View;
-use super::plan::{Seat, Step, Telling, is_made_by, machine_name, make};
+use super::plan::{Seat, Step, Telling, is_its_machine, is_owned_by, machine_name, make};
 use crate::api::conditions::{READY, find, is_true};
 use crate::api::{Phase, RouterRole, VirtualMachine};
 use crate::controllers::placement::plan::Wait;
@@ -30,7 +30,7 @@ pub fn fate(view: &View, seat: RouterSeat, documents: Option<&Arc<Documents>>, n
         );
     };
     let machine = &replica.machine;
-    if !is_made_by(machine, &view.router) {
+    if !is_its_machine(machine, &view.router) {
         return (Vec::new(), waits("NameTaken", format!("somebody else made a machine {name}: delete it")));
     }
     if machine.metadata.deletion_timestamp.is_some() {
@@ -70,8 +70,10 @@ impl View {
 fn corrections(view: &View, seat: RouterSeat, machine: &Arc<VirtualMachine>) -> Vec<Step> {
     let mut steps = Vec::new();
     let wanted = make(&view.router, &machine.name_any(), &view.site.routers);
-    if machine.spec != wanted.spec {
-        steps.push(Step::PutBack(Box::new(VirtualMachine { spec: wanted.spec, ..(**machine).clone() })));
+    if machine.spec != wanted.spec || !is_owned_by(machine, &view.router) {
+        let mut put_back = VirtualMachine { spec: wanted.spec, ..(**machine).clone() };
+        put_back.metadata.owner_references = wanted.metadata.owner_references;
+        steps.push(Step::PutBack(Box::new(put_back)));
     }
     let role = RouterRole { seat, public_ips: view.addresses.all().map(|address| address.to_string()).collect() };
     if machine.router() != Some(&role) {

@@ -1,6 +1,6 @@
 //! What there is of a router: its objects, the machine that it is, and what that was last heard to do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -12,15 +12,14 @@ use super::desired::{Desired, Ingredients, desired};
 use super::keys;
 use super::memory::{Given, Memory, Replica};
 use super::peers::Neighbour;
-use super::plan::machine_name;
+use super::plan::{is_its_machine, machine_name};
 use super::status::ADDRESS_SHARE;
-use crate::api::conditions::is_true;
 use crate::api::site::Site;
 use crate::api::{FarmRef, PeerConsent, VRouter, VRouterStatus, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
-use crate::controllers::hypervisor::loss::FENCED;
+use crate::controllers::ledger::{Entry, Ledger, is_member};
 use crate::controllers::placement::observe::{is_router_to_be, key};
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::writes::apply_status_unless_changed;
@@ -36,6 +35,8 @@ pub struct View {
     pub site: Arc<Site>,
     /// The machines of the names that its own have.
     pub replicas: Vec<Replica>,
+    /// Where copies of its machines may run whose objects are gone.
+    pub copies: Vec<String>,
     /// Its public addresses.
     pub addresses: Addresses,
     /// What it is to do, or why nobody can tell.
@@ -74,14 +75,27 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
             farm,
             network,
             router: &router,
-            machines: &members(&machines, &router.spec.farm),
+            machines: &members(&machines, farm),
             addresses: &addresses,
             site: &site,
             key: key.as_ref(),
             neighbours: &neighbours,
         }),
     };
-    Ok(View { router, farm, site, replicas, addresses, desired, consents })
+    let copies = copies(context, &namespace, &names);
+    Ok(View { router, farm, site, replicas, copies, addresses, desired, consents })
+}
+
+/// What hosts have, or may have, of machines of these names whose objects are gone. What was given up isn't waited for: its
+/// addresses stay taken.
+fn copies(context: &Context, namespace: &str, names: &[String]) -> Vec<String> {
+    let ledger = Ledger::look(context);
+    let without_object = ledger.entries().filter(|entry| {
+        let (of, name) = &entry.holding.machine;
+        let named = of == namespace && names.contains(name);
+        named && !entry.is_given_up && !context.caches.machines.has_uid(&entry.holding.uid)
+    });
+    without_object.map(Entry::name).collect()
 }
 
 fn network_of(farm: &VirtualFarm) -> Option<FarmNetwork> {
@@ -113,9 +127,9 @@ fn neighbours(context: &Context, router: &VRouter, farm: Option<&VirtualFarm>) -
 }
 
 /// The machines of a farm that aren't its router.
-fn members(machines: &[Arc<VirtualMachine>], farm: &str) -> Vec<Arc<VirtualMachine>> {
+fn members(machines: &[Arc<VirtualMachine>], farm: &VirtualFarm) -> Vec<Arc<VirtualMachine>> {
     let is_member = |machine: &&Arc<VirtualMachine>| {
-        machine.spec.farm == farm && machine.router().is_none() && !is_router_to_be(machine)
+        is_member(machine, farm) && machine.router().is_none() && !is_router_to_be(machine)
     };
     machines.iter().filter(is_member).cloned().collect()
 }
@@ -128,7 +142,7 @@ async fn addresses(context: &Context, memory: &Memory, router: &Arc<VRouter>) ->
     given.retain(|_, (uid, _)| routers.iter().any(|router| router.uid().as_ref() == Some(uid)));
     let others: Vec<_> = routers.iter().filter(|other| other.uid() != router.uid()).collect();
     let claims: Vec<_> = others.iter().map(|other| claim(context, &given, other)).collect();
-    let left_behind = left_behind(context);
+    let left_behind = left_behind(context, &router);
     let site = context.site();
     let own = VRouter { status: Some(with_given(&router, &given)), ..(*router).clone() };
     if router.metadata.deletion_timestamp.is_some() {
@@ -173,11 +187,14 @@ fn claim(context: &Context, given: &Given, router: &VRouter) -> Claim {
     claim
 }
 
-/// Public addresses of routers that were given up and may still run: on hosts that nobody said to be off.
-fn left_behind(context: &Context) -> BTreeSet<Ipv4Addr> {
-    let hypervisors = context.caches.hypervisors.list();
-    let statuses = hypervisors.iter().filter_map(|hypervisor| hypervisor.status.as_ref());
-    let lost = statuses.filter(|status| !is_true(&status.conditions, FENCED));
-    let tombstones = lost.flat_map(|status| &status.tombstones);
-    tombstones.flat_map(|tombstone| &tombstone.public_ips).filter_map(|address| address.parse().ok()).collect()
+/// Addresses that machines or domains have which aren't this router's own: whoever made them, and whatever became of their
+/// objects.
+fn left_behind(context: &Context, router: &VRouter) -> BTreeSet<Ipv4Addr> {
+    let machines = context.caches.machines.list();
+    let is_own = |machine: &&Arc<VirtualMachine>| is_its_machine(machine, router);
+    let own: HashSet<_> = machines.iter().filter(is_own).filter_map(|machine| machine.uid()).collect();
+    let others = machines.iter().filter(|machine| !is_own(machine)).filter_map(|machine| machine.router());
+    let of_objects = others.flat_map(|role| &role.public_ips).filter_map(|address| address.parse().ok());
+    let ledger = Ledger::look(context);
+    ledger.others(|holding| own.contains(&holding.uid)).map(|(_, address)| address).chain(of_objects).collect()
 }

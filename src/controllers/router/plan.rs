@@ -118,7 +118,7 @@ impl View {
 
     /// The machines that the router made.
     pub fn ours(&self) -> impl Iterator<Item = &Replica> {
-        self.replicas.iter().filter(|one| is_made_by(&one.machine, &self.router))
+        self.replicas.iter().filter(|one| is_its_machine(&one.machine, &self.router))
     }
 }
 
@@ -146,6 +146,10 @@ fn orphaned(view: &View) -> Option<Wait> {
 
 fn tear_down(view: &View) -> Plan {
     let names: Vec<_> = view.ours().map(|one| one.machine.name_any()).collect();
+    if let Some(copy) = view.copies.first().filter(|_| names.is_empty()) {
+        let message = format!("{copy} may still run though its object is gone");
+        return Plan::waits(Wait::new("MachinePresent", message));
+    }
     if names.is_empty() {
         return Plan { release: true, ..Plan::waits(Wait::new("Deleting", "nothing is left of it")) };
     }
@@ -155,9 +159,18 @@ fn tear_down(view: &View) -> Plan {
     Plan { steps: steps.collect(), ..Plan::waits(Wait::new("MachinePresent", message)) }
 }
 
-/// Whether a router made this machine.
+/// Whether a machine is one of a router's: the router made it, or appointed it. The first stands in metadata, which a tenant
+/// can write; the second in its status, which nobody else can.
 #[must_use]
-pub fn is_made_by(machine: &VirtualMachine, router: &VRouter) -> bool {
+pub fn is_its_machine(machine: &VirtualMachine, router: &VRouter) -> bool {
+    let named = || RouterSeat::PAIR.iter().any(|seat| machine.name_any() == machine_name(&router.name_any(), *seat));
+    let of_farm = machine.metadata.namespace == router.metadata.namespace && machine.spec.farm == router.spec.farm;
+    is_owned_by(machine, router) || machine.router().is_some() && of_farm && named()
+}
+
+/// Whether a machine goes with its router.
+#[must_use]
+pub fn is_owned_by(machine: &VirtualMachine, router: &VRouter) -> bool {
     let mut owners = machine.owner_references().iter();
     owners.any(|owner| owner.controller == Some(true) && Some(&owner.uid) == router.metadata.uid.as_ref())
 }

@@ -106,6 +106,7 @@ pub(super) fn replica(machine: VirtualMachine) -> Replica {
 pub(super) fn view(router: VRouter, machine: Option<VirtualMachine>) -> View {
     let addresses = given("198.51.100.20");
     View {
+        copies: Vec::new(),
         farm: Some(Arc::new(the_farm())),
         site: Arc::new(site()),
         replicas: machine.into_iter().map(replica).collect(),
@@ -241,8 +242,30 @@ fn only_its_farm_makes_a_router() {
     let mut alone = view(the_router(), None);
     alone.farm = None;
     does(&alone, &[], Some("FarmNotFound"));
-    let foreign = changed(|machine| machine.metadata.owner_references = None);
+    let foreign = changed(|machine| {
+        machine.metadata.owner_references = None;
+        machine.status.as_mut().unwrap().router = None;
+    });
     does(&view(the_router(), foreign), &[], Some("NameTaken"));
+}
+
+#[test]
+fn a_machine_that_was_appointed_stays_the_routers_whoever_its_metadata_says_owns_it() {
+    let disowned = || changed(|machine| machine.metadata.owner_references = None);
+    let planned = plan(&view(the_router(), disowned()), now());
+    let [Step::PutBack(machine)] = planned.steps.as_slice() else { panic!("{:?}", planned.steps) };
+    assert_eq!(machine.metadata.owner_references, running().metadata.owner_references);
+
+    let mut leaving = the_router();
+    leaving.metadata.deletion_timestamp = leaving.metadata.creation_timestamp.clone();
+    let leaves = plan(&view(leaving.clone(), disowned()), now());
+    assert!(matches!(leaves.steps.as_slice(), [Step::Delete(..)]) && !leaves.release, "{leaves:?}");
+    let mut left = view(leaving, None);
+    left.copies = vec!["machine tenant/farm-a-router-0 on service-1".into()];
+    let waits = plan(&left, now());
+    assert!(!waits.release && waits.wait.unwrap().message.contains("service-1"));
+    left.copies.clear();
+    assert!(plan(&left, now()).release);
 }
 
 #[test]

@@ -1,0 +1,117 @@
+//! What one copy of a machine holds. Pure.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use kube::ResourceExt;
+
+use crate::api::{Bytes, Tombstone, VirtualMachine};
+use crate::controllers::cache::Key;
+use crate::libvirt::{DomainForm, DomainRun, DomainUuid, NicForm, SurveyedDomain};
+use crate::network::{MacAddress, RuleSet};
+
+/// What a machine uses, what a host has, what a farm has used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Virtual CPUs.
+    pub cpus: i64,
+    /// Memory.
+    pub memory: Bytes,
+    /// Disks.
+    pub storage: Bytes,
+}
+
+impl std::ops::AddAssign for Amount {
+    fn add_assign(&mut self, other: Self) {
+        self.cpus += other.cpus;
+        self.memory += other.memory;
+        self.storage += other.storage;
+    }
+}
+
+/// What a copy of a machine on a host holds, whether or not the machine's object is still there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// `metadata.uid` of the machine.
+    pub uid: String,
+    /// Its namespace and name.
+    pub machine: Key,
+    /// Name of its farm, where that is known: a domain knows only its address.
+    pub farm: Option<String>,
+    /// The addresses on its cards, in the farm's network and in the public one.
+    pub addresses: BTreeSet<Ipv4Addr>,
+    /// What it takes from its host.
+    pub amount: Amount,
+    /// It is a router, which no quota counts.
+    pub is_router: bool,
+}
+
+impl Holding {
+    /// What a domain holds by the cards that it has, or has at its next start; `None`: it isn't ours. One that somebody
+    /// copied from ours is counted, too: its cards are as real.
+    #[must_use]
+    pub fn of_domain(uuid: DomainUuid, domain: &SurveyedDomain, cluster: &str) -> Option<Self> {
+        let tag = domain.tag.as_ref().or(domain.copied_tag.as_ref()).filter(|tag| tag.cluster == cluster)?;
+        let forms = domain.forms.as_deref();
+        let cards =
+            || forms.into_iter().flat_map(|forms| [&forms.running, &forms.defined]).flatten().flat_map(cards_of);
+        let runs = !matches!(domain.run, DomainRun::Off(_));
+        let amount = Amount { cpus: domain.cpus.into(), memory: domain.memory, storage: Bytes::ZERO };
+        Some(Self {
+            uid: uuid.to_string(),
+            machine: (tag.namespace.clone(), tag.name.clone()),
+            farm: None,
+            addresses: cards().flat_map(addresses_of).collect(),
+            amount: if runs { amount } else { Amount::default() },
+            is_router: cards().any(is_routers),
+        })
+    }
+
+    /// What a machine holds on its host by its object; `None`: it has no uid.
+    #[must_use]
+    pub fn of_object(machine: &VirtualMachine) -> Option<Self> {
+        let status = machine.status.clone().unwrap_or_default();
+        let public_ips = machine.router().into_iter().flat_map(|role| &role.public_ips);
+        let flavour = status.flavour.as_ref();
+        let amount =
+            flavour.map(|flavour| Amount { cpus: flavour.cpus.into(), memory: flavour.memory, storage: Bytes::ZERO });
+        Some(Self {
+            uid: machine.uid()?,
+            machine: (machine.namespace().unwrap_or_default(), machine.name_any()),
+            farm: Some(machine.spec.farm.clone()),
+            addresses: status.address.iter().chain(public_ips).filter_map(|address| address.parse().ok()).collect(),
+            amount: amount.unwrap_or_default(),
+            is_router: machine.router().is_some(),
+        })
+    }
+
+    /// What a copy that was given up on a lost host may still hold.
+    #[must_use]
+    pub fn of_tombstone(tombstone: &Tombstone) -> Self {
+        let addresses = tombstone.address.iter().chain(&tombstone.public_ips);
+        Self {
+            uid: tombstone.uid.clone(),
+            machine: (tombstone.namespace.clone(), tombstone.name.clone()),
+            farm: Some(tombstone.farm.clone()),
+            addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
+            amount: Amount::default(),
+            is_router: !tombstone.public_ips.is_empty(),
+        }
+    }
+}
+
+fn cards_of(form: &DomainForm) -> &[NicForm] {
+    &form.nics
+}
+
+/// The addresses that a card may speak under: the one that its MAC address is made from, and those of its filter.
+fn addresses_of(card: &NicForm) -> impl Iterator<Item = Ipv4Addr> + '_ {
+    let own = card.mac.parse::<MacAddress>().ok().and_then(MacAddress::address);
+    let of_filter = card.parameters.iter().filter(|(name, _)| name == "IP").filter_map(|(_, value)| value.parse().ok());
+    own.into_iter().chain(of_filter)
+}
+
+fn is_routers(card: &NicForm) -> bool {
+    let is_version = |filter: &String| [RuleSet::Router, RuleSet::Public].iter().any(|rules| rules.is_version(filter));
+    card.filter.as_ref().is_some_and(is_version)
+}
