@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::names::{LABEL, OBJECT_NAME, SUBJECT_NAME};
 use super::router::IPV4;
+use super::zone_names::{zone, zone_name};
 use super::{Bytes, ElasticIp, HypervisorClass, Readiness, RouterTemplate, RunStrategy, UserData};
 
 /// An isolated network with its quota, its people and its groups of machines.
@@ -97,11 +98,15 @@ pub struct DefaultedNetwork {
         length(min = 1, max = 190),
         regex(pattern = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*$")
     )]
+    #[x_kube(validation = zone())]
     pub domain: Option<String>,
     /// DNS servers of the machines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4), inner(length(max = 15)))]
-    #[x_kube(validation = Rule::new("self.all(address, isIP(address) && ip(address).family() == 4)").message("every DNS server must be an IPv4 address"))]
+    #[x_kube(
+        validation = Rule::new("self.all(address, isIP(address) && ip(address).family() == 4)").message("every DNS server must be an IPv4 address"),
+        validation = Rule::new("self.all(address, !isIP(address) || ip(address).isGlobalUnicast())").message("nobody answers at a DNS server's address that is unspecified, loopback, link-local, multicast or broadcast")
+    )]
     pub dns: Vec<String>,
 }
 
@@ -172,6 +177,7 @@ pub enum SubjectKind {
 pub struct MachineGroup {
     /// Name of the group.
     #[schemars(length(min = 1, max = 16), regex(pattern = r"^[a-z]([a-z0-9-]*[a-z0-9])?$"))]
+    #[x_kube(validation = zone_name("self", "name"))]
     pub name: String,
     /// How many machines.
     #[serde(default = "one")]

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::names::{DATA_KEY, OBJECT_NAME};
+use super::zone_names::zone_name;
 use super::{Bandwidth, Bytes, DiskFormat, HypervisorClass};
 use crate::network::RouterSeat;
 
@@ -24,6 +25,7 @@ use crate::network::RouterSeat;
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name: at most 63 characters, it becomes the host name"),
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9-]*$')").message("metadata.name: only lower-case letters, digits and dashes, it becomes the host name"),
+    validation = zone_name("self.metadata.name", "metadata.name"),
     printcolumn(name = "PHASE", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "HYPERVISOR", type_ = "string", json_path = ".status.hypervisor"),
     printcolumn(name = "ADDRESS", type_ = "string", json_path = ".status.address"),

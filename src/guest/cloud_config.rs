@@ -114,6 +114,7 @@ mod tests {
     use crate::guest::fuzz::documents;
     use crate::guest::sample::guest;
     use crate::guest::{PublicKey, parse_ssh_keys};
+    use crate::network::words::words;
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
@@ -197,6 +198,15 @@ mod tests {
             let (Ok(name), Ok(domain)) = (labels[0].parse(), labels[1..].join(".").parse()) else { continue };
             (guest.hostname, guest.domain) = (name, domain);
             guest.ssh_keys = parse_ssh_keys("", &[[KEY, &comment].join(" ")]).unwrap_or_default();
+            for (document, value) in documents(&guest) {
+                written.push(document);
+                meant.push(value);
+            }
+        }
+        for word in words().into_values().flat_map(|reader| reader.words) {
+            let mut guest = guest();
+            let (Ok(name), Ok(domain)) = (word.parse(), [&*word, "example"].join(".").parse()) else { continue };
+            (guest.hostname, guest.domain) = (name, domain);
             for (document, value) in documents(&guest) {
                 written.push(document);
                 meant.push(value);

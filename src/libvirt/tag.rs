@@ -63,6 +63,7 @@ fn parse(element: &Element) -> Option<Tag> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::network::words::words;
     use crate::text::printable;
     use proptest::prelude::*;
 
@@ -96,6 +97,17 @@ pub(super) mod tests {
         fn reading_never_panics(xml in "\\PC{0,80}", inside in "\\PC{0,80}") {
             let _ = read(&xml);
             let _ = read(&["<casc:machine xmlns:casc='", NAMESPACE, "' ", &inside, "/>"].concat());
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_a_word_to_libvirt_is_a_name() {
+        for word in words().into_values().flat_map(|reader| reader.words) {
+            let uid = Uuid::from_u128(1);
+            let [namespace, name] = [word.clone(), word.clone()];
+            let tag = OwnershipTag { cluster: word, namespace, name, uid, epoch: 1, spec_hash: String::new() };
+            let xml = element(DomainRole::Machine, &tag).to_xml().unwrap();
+            assert_eq!(read(&xml), Some((DomainRole::Machine, tag)));
         }
     }
 

@@ -38,7 +38,7 @@ fn is_misread(text: &str) -> bool {
     matches!(text, "yes" | "no" | "on" | "off") || (text.len() == 10 && text.bytes().enumerate().all(digit_or_dash))
 }
 
-fn refuse(kind: &'static str, name: &str, problem: &'static str) -> BadName {
+pub(super) fn refuse(kind: &'static str, name: &str, problem: &'static str) -> BadName {
     BadName { kind, name: name.chars().take(80).collect(), problem }
 }
 

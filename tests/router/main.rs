@@ -8,6 +8,7 @@ mod attacks;
 mod dns;
 #[path = "../support/emulated.rs"]
 mod emulated;
+mod names;
 #[path = "../support/namespaces.rs"]
 mod namespaces;
 mod place;
@@ -19,3 +20,5 @@ mod turn;
 mod turns;
 mod vpn;
 mod ways;
+#[path = "../support/words.rs"]
+mod words;

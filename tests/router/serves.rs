@@ -59,6 +59,7 @@ fn machines_get_their_addresses_and_names_and_what_is_asked_of_others_is_asked_o
     assert_eq!(asked("worker.farm.example"), Some(vec![WORKER]));
     assert_eq!(asked("nodes.farm.example"), Some(vec![WORKER, LOGIN]), "a group is all its machines");
     assert_eq!(asked("nobody.farm.example"), Some(vec![]));
+    assert_eq!(asked(&format!("{CLAIMED}.farm.example")), Some(vec![]), "nobody gives himself a name");
     assert_eq!(asked("www.example.org"), Some(vec![WEB_SERVER]));
     assert_eq!(asked("rebind.example.org"), Some(vec![]), "a name outside is no address inside");
     assert_eq!(name_of(&login, GATEWAY, WORKER).as_deref(), Some("worker.farm.example"));
@@ -76,7 +77,7 @@ fn machines_get_their_addresses_and_names_and_what_is_asked_of_others_is_asked_o
     let machine = router.machines[&super::place::number(LOGIN)].clone();
     router.machines.insert(
         super::place::number(new),
-        cascina::network::router::RouterMachine { name: "new".parse().unwrap(), ..machine },
+        cascina::network::router::RouterMachine { name: "new".parse().ok(), ..machine },
     );
     let begin = Instant::now();
     place.router.hand(&router);
@@ -87,6 +88,9 @@ fn machines_get_their_addresses_and_names_and_what_is_asked_of_others_is_asked_o
     assert_eq!(pid(), before);
 }
 
+/// What a DHCP client calls itself, whatever its farm calls it.
+const CLAIMED: &str = "somebody";
+
 /// What a DHCP client is given, one `name=value` a line.
 pub fn dhcp(place: &Place, name: &str) -> Option<String> {
     let script = "#!/bin/sh\n[ \"$1\" = bound ] && env\nexit 0\n";
@@ -96,9 +100,9 @@ pub fn dhcp(place: &Place, name: &str) -> Option<String> {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(&path, mode).unwrap();
     let path = path.to_str().unwrap();
-    let ask = [
-        "env", "-i", "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "4", "-T", "1", "-O", "mtu", "-s", path,
-    ];
+    let claimed = format!("hostname:{CLAIMED}");
+    let client = ["env", "-i", "busybox", "udhcpc", "-i", "eth0", "-n", "-q", "-f", "-t", "4", "-T", "1"];
+    let ask = [&client[..], &["-O", "mtu", "-x", &claimed, "-s", path]].concat();
     let output = place.run(name, &ask);
     output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }

@@ -23,7 +23,7 @@ use crate::controllers::placement::plan::Wait;
 use crate::network::router::{
     EgressAction, EgressRule, Forward, PrivateKey, PublicKey, PublicPort, PublicSide, Router, RouterMachine, Transport,
 };
-use crate::network::{FarmNetwork, HostNumber};
+use crate::network::{FarmNetwork, HostNumber, ZoneName};
 
 /// The objects that a router's files are made from.
 pub struct Ingredients<'a> {
@@ -148,20 +148,17 @@ impl Places {
         rightful.sort_by_cached_key(|machine| claim(machine));
         for machine in rightful {
             let Some(number) = number_of(machine, network) else { continue };
+            let Entry::Vacant(place) = places.machines.entry(number) else { continue };
             let name = machine.name_any();
-            let host_name = match name.parse() {
-                Ok(host_name) => host_name,
-                Err(error) => {
-                    waits.push(Wait::new("InvalidName", format!("machine {name}: {error}")));
-                    continue;
-                }
-            };
+            let zone_name: Result<ZoneName, _> = name.parse();
+            if let Err(error) = &zone_name {
+                let problem = format!("machine {name} has its address and no name: {error}");
+                waits.push(Wait::new("InvalidName", problem));
+            }
             // A label is anybody's: one that is no name is no group.
             let group = machine.labels().get(GROUP_LABEL).and_then(|group| group.parse().ok());
-            if let Entry::Vacant(place) = places.machines.entry(number) {
-                place.insert(RouterMachine { name: host_name, group });
-                places.by_name.insert(name, number);
-            }
+            place.insert(RouterMachine { name: zone_name.ok(), group });
+            places.by_name.insert(name, number);
         }
         places
     }

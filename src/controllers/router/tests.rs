@@ -395,8 +395,26 @@ fn of_two_machines_with_one_address_it_is_one_of_them() {
     let mut both = members();
     both.push(member("thief", "172.16.1.10", None));
     let made = made_among(&the_router(), &given("198.51.100.20"), &both, &BTreeMap::new());
-    let names: Vec<_> = made.unwrap().router.machines.into_values().map(|machine| machine.name.to_string()).collect();
+    let machines = made.unwrap().router.machines;
+    let names: Vec<_> = machines.into_values().map(|machine| machine.name.unwrap().to_string()).collect();
     assert_eq!(names, ["farm-a-workers-0", "login"]);
+}
+
+#[test]
+fn a_machine_of_a_name_that_is_somebody_elses_has_its_address_and_is_told() {
+    let named: Vec<_> =
+        ["gateway", "11", "ignore"].into_iter().zip(["172.16.1.20", "172.16.1.21", "172.16.1.22"]).collect();
+    let machines: Vec<_> = named.iter().map(|(name, address)| member(name, address, None)).collect();
+    let made = made_among(&the_router(), &given("198.51.100.20"), &machines, &BTreeMap::new()).unwrap();
+    let documents = made.router.documents();
+    for (_, address) in &named {
+        assert!(documents.content(DocumentName::Reservations).contains(&format!(",{address}\n")), "{address}");
+    }
+    let hosts = documents.content(DocumentName::Hosts);
+    assert!(hosts.contains("172.16.1.22 ignore.") && !hosts.contains("172.16.1.20") && !hosts.contains("172.16.1.21"));
+    let told: Vec<_> =
+        made.waits.iter().filter(|wait| wait.reason == "InvalidName").map(|wait| &wait.message).collect();
+    assert!(told.len() == 2 && told[0].contains("machine 11 ") && told[1].contains("machine gateway "), "{told:?}");
 }
 
 fn peers(peers: serde_json::Value) -> VRouter {

@@ -47,6 +47,8 @@ pub(super) fn configuration(router: &Router) -> String {
         // Whom the farm doesn't know gets no address: the filter of its card would let it use none.
         format!("dhcp-range={},static,255.255.255.0,1h", router.farm.network()),
         "dhcp-ignore=tag:!known".to_owned(),
+        // A machine has the name that the farm gives it, whatever it calls itself.
+        "dhcp-ignore-names".to_owned(),
         format!("dhcp-option=option:router,{gateway}"),
         format!("dhcp-option=option:dns-server,{gateway}"),
         format!("dhcp-option=option:domain-search,{domain}"),
@@ -67,10 +69,11 @@ pub(super) fn hosts(router: &Router) -> String {
     let gateway = router.farm.gateway();
     let mut lines = vec![format!("{gateway} gateway.{domain} gateway")];
     for (number, machine) in &router.machines {
-        let (address, name) = (router.farm.address_of(*number), &machine.name);
-        lines.push(format!("{address} {name}.{domain} {name}"));
+        if let Some(name) = &machine.name {
+            lines.push(format!("{} {name}.{domain} {name}", router.farm.address_of(*number)));
+        }
     }
-    let names: BTreeSet<_> = router.machines.values().map(|machine| &machine.name).collect();
+    let names: BTreeSet<_> = router.machines.values().filter_map(|machine| machine.name.as_ref()).collect();
     for (number, machine) in &router.machines {
         // A machine that is called like a group has the name for itself.
         if let Some(group) = machine.group.as_ref().filter(|group| !names.contains(group)) {
@@ -80,13 +83,11 @@ pub(super) fn hosts(router: &Router) -> String {
     written(lines)
 }
 
-/// The addresses of all machines.
+/// The addresses of all machines. No name stands here, where dnsmasq would take `ignore` or `10m` for a word: it tells each
+/// machine the name that belongs to its address in [`hosts`].
 pub(super) fn reservations(router: &Router) -> String {
-    let lines = router.machines.iter().map(|(number, machine)| {
-        let address = router.farm.address_of(*number);
-        format!("{},{address},{},1h", MacAddress::of(address), machine.name)
-    });
-    written(lines)
+    let addresses = router.machines.keys().map(|number| router.farm.address_of(*number));
+    written(addresses.map(|address| format!("{},{address}", MacAddress::of(address))))
 }
 
 fn written(lines: impl IntoIterator<Item = String>) -> String {

@@ -1,7 +1,8 @@
 //! What a farm's router is told: the files it works by, a pure function of the farm, its machines and the site.
 //!
 //! Everything in a [`Router`] is a number or a checked name, and a machine is told by its number in the farm, so no file can
-//! hold what somebody smuggled into a name, and no router can be told to send a packet into another farm.
+//! hold what somebody smuggled into a name, and no router can be told to send a packet into another farm. Names of machines
+//! and groups stand in one file, that of their addresses (hosts(5)), which has no words that they could be.
 
 mod dnsmasq;
 mod documents;
@@ -20,7 +21,7 @@ use std::num::NonZeroU16;
 
 use ipnet::Ipv4Net;
 
-use super::{DomainName, FarmNetwork, HostNumber, Hostname};
+use super::{DomainName, FarmNetwork, HostNumber, ZoneName};
 pub use documents::{DocumentName, Documents, Hash, pieces};
 pub use wireguard::{BadKey, PrivateKey, PublicKey};
 
@@ -65,10 +66,10 @@ pub struct Router {
 /// A machine as its router knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterMachine {
-    /// Its name.
-    pub name: Hostname,
+    /// Its name in the zone; none: the one that it has can't be one.
+    pub name: Option<ZoneName>,
     /// Its group, whose name stands for all its machines.
-    pub group: Option<Hostname>,
+    pub group: Option<ZoneName>,
 }
 
 /// A router's place in the public network.

@@ -42,7 +42,7 @@ pub(super) fn bare() -> Router {
 pub(super) fn full() -> Router {
     let mut router = bare();
     let machine = |name: &str, group: Option<&str>| RouterMachine {
-        name: name.parse().unwrap(),
+        name: Some(name.parse().unwrap()),
         group: group.map(|group| group.parse().unwrap()),
     };
     router.machines = [
@@ -106,12 +106,12 @@ fn any_number() -> impl Strategy<Value = HostNumber> {
     (2..=254u8).prop_map(|last| number(&bare(), last))
 }
 
-fn any_name() -> impl Strategy<Value = Hostname> {
+fn any_name() -> impl Strategy<Value = ZoneName> {
     "[a-z][a-z0-9-]{0,20}[a-z]".prop_map(|name| name.parse().unwrap_or_else(|_| "other".parse().unwrap()))
 }
 
 fn any_machine() -> impl Strategy<Value = RouterMachine> {
-    (any_name(), option::of(any_name())).prop_map(|(name, group)| RouterMachine { name, group })
+    (option::of(any_name()), option::of(any_name())).prop_map(|(name, group)| RouterMachine { name, group })
 }
 
 fn any_forward() -> impl Strategy<Value = (PublicPort, Forward)> {

@@ -1,10 +1,16 @@
 //! The files of one router as they are, and laws that hold for those of any.
 
+use std::io::Write;
+use std::process::{Command, Stdio};
+
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use sha2::Digest;
 
 use super::samples::{any_router, bare, full, net, number, port};
 use super::*;
+use crate::network::words::words;
 
 /// The names of the documents that differ.
 fn changed(before: &Router, after: &Router) -> Vec<&'static str> {
@@ -48,7 +54,7 @@ fn two_routers_are_told_whose_turn_it_is_and_nothing_else_is_another() {
 fn a_machine_more_changes_the_two_files_about_machines() {
     let before = full();
     let mut after = before.clone();
-    after.machines.insert(number(&after, 77), RouterMachine { name: "new".parse().unwrap(), group: None });
+    after.machines.insert(number(&after, 77), RouterMachine { name: "new".parse().ok(), group: None });
     assert_eq!(changed(&before, &after), ["dnsmasq.hosts", "dnsmasq.reservations"]);
 }
 
@@ -68,14 +74,57 @@ fn an_elastic_address_that_moves_changes_one_file_and_no_other_mark() {
 #[test]
 fn a_group_that_is_called_like_a_machine_leaves_it_its_name() {
     let mut router = bare();
-    let machine =
-        |name: &str, group: &str| RouterMachine { name: name.parse().unwrap(), group: Some(group.parse().unwrap()) };
+    let machine = |name: &str, group: &str| RouterMachine { name: name.parse().ok(), group: group.parse().ok() };
     router.machines =
         [(number(&router, 2), machine("login", "web")), (number(&router, 3), machine("other", "login"))].into();
     let documents = router.documents();
     let hosts = documents.content(DocumentName::Hosts);
     assert!(hosts.contains("172.16.7.2 web.farm-a.example\n"), "{hosts}");
     assert!(!hosts.contains("172.16.7.3 login"), "{hosts}");
+}
+
+/// Whatever is called whatever, only the files that are made for names tell of it.
+#[test]
+fn names_stand_where_there_are_no_words() {
+    let plain = full();
+    for (program, reader) in words() {
+        for word in reader.words {
+            let Ok(name) = word.parse::<ZoneName>() else { continue };
+            let mut named = plain.clone();
+            named.machines.insert(number(&named, 2), RouterMachine { name: Some(name.clone()), group: Some(name) });
+            assert_eq!(changed(&plain, &named), ["dnsmasq.hosts"], "{program}: {word}");
+            let hosts = named.documents().content(DocumentName::Hosts).to_owned();
+            assert!(hosts.contains(&format!("172.16.7.2 {word}.farm-a.example {word}\n")), "{program}: {hosts}");
+            let Ok(domain) = format!("{word}.example").parse() else { continue };
+            let mut named = Router { domain, ..plain.clone() };
+            named.machines.clear();
+            let changed: Vec<_> = changed(&plain, &named);
+            assert_eq!(changed, ["dnsmasq.conf", "dnsmasq.hosts", "dnsmasq.reservations"], "{program}: {word}");
+        }
+    }
+}
+
+/// nft reads without changing anything, in a network namespace of its own, whose rules one has to be root for.
+#[test]
+fn nft_takes_the_wall_of_any_router() {
+    let mut runner = TestRunner::deterministic();
+    let walls: Vec<_> = (0..32)
+        .map(|_| any_router().new_tree(&mut runner).unwrap().current().documents())
+        .map(|documents| documents.content(DocumentName::Nftables).to_owned())
+        .collect();
+    let mut nft = Command::new("unshare");
+    nft.args(["--net", "nft", "--check", "--file", "/dev/stdin"]);
+    let Ok(mut child) = nft.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
+        return eprintln!("skipped: needs unshare");
+    };
+    // It may end before it has read everything.
+    let _ = child.stdin.take().unwrap().write_all(walls.concat().as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if said.contains("unshare: ") {
+        return eprintln!("skipped: needs root and nft");
+    }
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]
@@ -135,8 +184,7 @@ fn pieces_are_the_whole() {
 fn a_large_farm_is_small() {
     let mut router = full();
     for last in 2..=254 {
-        let name = format!("farm-a-workers-{last}").parse().unwrap();
-        let group = Some("workers".parse().unwrap());
+        let (name, group) = (format!("farm-a-workers-{last}").parse().ok(), "workers".parse().ok());
         router.machines.insert(number(&router, last), RouterMachine { name, group });
     }
     for entrance in 1..=1000 {
