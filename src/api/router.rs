@@ -142,11 +142,13 @@ pub struct FarmPeer {
     pub public_key: Option<String>,
     /// Where that is, as `198.51.100.20:51820`; absent: it comes to us.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(regex(pattern = ENDPOINT))]
+    #[schemars(length(max = 21), regex(pattern = ENDPOINT))]
+    #[x_kube(validation = Rule::new("self.split(':').all(part, !isIP(part) || ip(part).isGlobalUnicast())").message("nobody is at an address that is unspecified, loopback, link-local, multicast or broadcast: give its public one"))]
     pub endpoint: Option<String>,
     /// The networks behind it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32), inner(regex(pattern = CIDR)))]
+    #[schemars(length(max = 32), inner(length(max = 18), regex(pattern = CIDR)))]
+    #[x_kube(validation = Rule::new("self.all(network, !isCIDR(network) || ['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/3'].all(kept, !cidr(network).containsCIDR(kept) && !cidr(kept).containsCIDR(network)))").message("a tunnel can't lead to networks that hold loopback, link-local, multicast or reserved addresses, so not everywhere either: name those behind the peer"))]
     pub networks: Vec<String>,
 }
 

@@ -6,6 +6,8 @@ pub mod filters;
 mod mac;
 mod names;
 pub mod router;
+mod special;
+mod subnets;
 #[cfg(test)]
 #[path = "../../tests/support/words.rs"]
 pub(crate) mod words;
@@ -16,4 +18,6 @@ pub use farm_network::{FarmNetwork, HostNumber, NotAFarmNetwork, RouterSeat, fre
 pub use filters::{Hold, RuleSet};
 pub use mac::{BadMac, MacAddress};
 pub use names::{BadName, DomainName, Hostname};
+pub use special::SPECIAL;
+pub use subnets::{overlap, without};
 pub use zone_name::{NUMBERS, TAKEN, ZoneName};

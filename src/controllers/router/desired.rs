@@ -10,7 +10,7 @@ use ipnet::Ipv4Net;
 use kube::ResourceExt;
 
 use super::addresses::Addresses;
-use super::peers::{Neighbour, PORT, Tunnels, tunnels};
+use super::peers::{Neighbour, PORT, Tunnels, kept, tunnels};
 use crate::api::site::Site;
 use crate::api::{
     EgressAction as Action, EgressRule as Rule, GROUP_LABEL, PortForward, PortProtocol, VRouter, VirtualFarm,
@@ -73,7 +73,7 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
         prefix: public.network.prefix_len(),
         gateway: public.gateway,
     });
-    let tunnels = tunnels_of(from, public.is_some());
+    let tunnels = tunnels_of(from, &dns, public.is_some());
     let mut forwards = BTreeMap::new();
     for forward in &from.router.spec.template.forwards {
         match places
@@ -118,9 +118,9 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
 }
 
 /// The router's tunnels, if it has a place where the others find it.
-fn tunnels_of(from: &Ingredients<'_>, is_public: bool) -> Option<Tunnels> {
+fn tunnels_of(from: &Ingredients<'_>, dns: &[Ipv4Addr], is_public: bool) -> Option<Tunnels> {
     from.router.spec.template.vpn.as_ref().filter(|_| is_public)?;
-    Some(tunnels(from.router, from.key?.clone(), from.network, from.neighbours, from.site))
+    Some(tunnels(from.router, from.key?.clone(), kept(from.network, dns, from.site), from.neighbours, from.site))
 }
 
 /// Where tunnels end no forward begins.

@@ -1,7 +1,7 @@
 //! The other ends of a router's tunnels, from the objects alone: pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddrV4;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::num::NonZeroU16;
 
 use ipnet::Ipv4Net;
@@ -11,8 +11,8 @@ use crate::api::site::Site;
 use crate::api::{FarmPeer, VRouter};
 use crate::controllers::cache::Key;
 use crate::controllers::placement::plan::Wait;
-use crate::network::FarmNetwork;
 use crate::network::router::{PrivateKey, PublicKey, Vpn, VpnPeer};
+use crate::network::{FarmNetwork, SPECIAL, overlap};
 
 /// The port at which routers find each other.
 pub const PORT: NonZeroU16 = NonZeroU16::MIN.saturating_add(51_819);
@@ -41,19 +41,47 @@ pub struct Tunnels {
     pub waits: Vec<Wait>,
 }
 
-/// The tunnels of a router; `neighbours` are those of this cloud that consent.
+/// A network that the farm reaches without a tunnel, or not at all, and what it is.
+pub type Kept = (Ipv4Net, String);
+
+/// Where no tunnel may lead: its route is narrower than the way out, and would take from the farm what is there.
+#[must_use]
+pub fn kept(own: FarmNetwork, dns: &[Ipv4Addr], site: &Site) -> Vec<Kept> {
+    let one = |network: Ipv4Net, what: &str| (network.trunc(), what.to_owned());
+    let farm = one(own.into(), "this farm's own network");
+    let public =
+        site.routers.public.as_ref().map(|public| one(public.network, "the site's public network, the way out"));
+    let special = SPECIAL.iter().map(|(network, what)| one(*network, &format!("{what} addresses")));
+    let dns = dns.iter().map(|server| one(Ipv4Net::from(*server), "a DNS server that its router asks"));
+    let admitted = site.routers.admitted_networks.iter().map(|network| one(*network, "to which the site admits farms"));
+    std::iter::once(farm).chain(public).chain(special).chain(dns).chain(admitted).collect()
+}
+
+/// Where the other end says that it is.
+fn endpoint_of(peer: &FarmPeer, neighbours: &BTreeMap<Key, Neighbour>) -> Option<SocketAddrV4> {
+    match &peer.peer_ref {
+        Some(named) => neighbours.get(&(named.namespace.clone(), named.name.clone()))?.endpoint,
+        None => peer.endpoint.as_ref()?.parse().ok(),
+    }
+}
+
+/// The tunnels of a router; `neighbours` are the routers of this cloud that consent, `kept` what no tunnel may lead to.
 #[must_use]
 pub fn tunnels(
     router: &VRouter,
     key: PrivateKey,
-    own: FarmNetwork,
+    kept: Vec<Kept>,
     neighbours: &BTreeMap<Key, Neighbour>,
     site: &Site,
 ) -> Tunnels {
     let vpn = Vpn { key, port: PORT, peers: BTreeMap::new() };
     let mut tunnels = Tunnels { vpn, names: BTreeMap::new(), waits: Vec::new() };
-    let mut taken: Vec<(Ipv4Net, String)> = vec![(own.into(), "this farm".to_owned())];
-    for peer in router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers) {
+    let peers = || router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
+    let mut taken = kept;
+    // To the other end itself the way is outside, or its tunnel would lead into itself.
+    let endpoints = peers().filter_map(|peer| Some((peer, endpoint_of(peer, neighbours)?)));
+    taken.extend(endpoints.map(|(peer, at)| (Ipv4Net::from(*at.ip()), format!("where peer {} is", peer.name))));
+    for peer in peers() {
         let other = other_end(router, peer, neighbours, site).and_then(|(key, other)| {
             is_new(&tunnels, key)?;
             is_apart(&other.networks, &taken)?;
@@ -61,7 +89,7 @@ pub fn tunnels(
         });
         match other {
             Ok((key, other)) => {
-                taken.extend(other.networks.iter().map(|network| (*network, format!("peer {}", peer.name))));
+                taken.extend(other.networks.iter().map(|network| (*network, format!("behind peer {}", peer.name))));
                 tunnels.names.insert(key, peer.name.clone());
                 tunnels.vpn.peers.insert(key, other);
             }
@@ -109,6 +137,13 @@ fn far_end(peer: &FarmPeer, site: &Site) -> Result<(PublicKey, VpnPeer), Wait> {
         let denied = contains(&site.routers.denied_networks, *at) || contains(&inside, *at);
         denied && !contains(&site.routers.admitted_networks, *at)
     };
+    let nobody = endpoint.and_then(|at| SPECIAL.iter().find(|(network, _)| network.contains(at.ip())));
+    if let Some((network, what)) = nobody {
+        return Err(Wait::new(
+            "InvalidPeer",
+            format!("endpoint: nobody is in {network} ({what}); give its public address"),
+        ));
+    }
     match endpoint.filter(is_denied) {
         Some(at) => {
             Err(Wait::new("EndpointDenied", format!("{} is in a network that the site denies to farms", at.ip())))
@@ -125,13 +160,13 @@ fn is_new(tunnels: &Tunnels, key: PublicKey) -> Result<(), Wait> {
     }
 }
 
-fn is_apart(networks: &BTreeSet<Ipv4Net>, taken: &[(Ipv4Net, String)]) -> Result<(), Wait> {
-    let overlap = |one: &Ipv4Net, other: &Ipv4Net| one.contains(other) || other.contains(one);
+fn is_apart(networks: &BTreeSet<Ipv4Net>, taken: &[Kept]) -> Result<(), Wait> {
     let clash =
         networks.iter().find_map(|network| Some((network, taken.iter().find(|(other, _)| overlap(network, other))?)));
     match clash {
-        Some((network, (other, whose))) => {
-            Err(Wait::new("NetworksOverlap", format!("{network} overlaps {other} of {whose}")))
+        Some((network, (other, what))) => {
+            let problem = format!("{network} overlaps {other} ({what}); name only networks that are behind the peer");
+            Err(Wait::new("NetworksOverlap", problem))
         }
         None => Ok(()),
     }

@@ -465,6 +465,54 @@ fn tunnels_that_can_not_be_had_wait_and_say_why() {
     assert_eq!(waits, ["InvalidPeer"], "one key is one peer");
 }
 
+/// What the farm reaches without the tunnel stays where it is, and the message says what that is.
+#[test]
+fn no_tunnel_takes_a_way_that_the_farm_has_without_it() {
+    for (networks, what) in [
+        ("172.16.1.0/24", "this farm's own network"),
+        ("198.51.100.0/24", "the site's public network"),
+        ("198.51.0.0/16", "the site's public network"),
+        ("198.51.100.1/32", "the site's public network"),
+        ("192.0.2.0/24", "a DNS server that its router asks"),
+        ("203.0.113.0/24", "where peer far is"),
+        ("10.1.0.0/16", "to which the site admits farms"),
+        ("127.0.0.0/8", "loopback addresses"),
+        ("169.254.169.254/32", "link-local addresses"),
+        ("224.0.0.0/4", "multicast addresses"),
+        ("128.0.0.0/1", "overlaps"),
+        ("0.0.0.0/0", "overlaps"),
+    ] {
+        let mut site = site();
+        site.dns = vec!["192.0.2.53".parse().unwrap()];
+        site.routers.admitted_networks = vec!["10.1.2.0/24".parse().unwrap()];
+        let router = peers(json!([far("far", &["172.20.3.0/24", networks])]));
+        let from = Ingredients {
+            farm: &the_farm(),
+            network: "172.16.1.0/24".parse().unwrap(),
+            router: &router,
+            machines: &members(),
+            addresses: &given("198.51.100.20"),
+            site: &site,
+            key: Some(&OWN_KEY.parse().unwrap()),
+            neighbours: &BTreeMap::new(),
+        };
+        let made = desired(&from).unwrap();
+        let [Wait { reason, message }] = &made.peer_waits[..] else { panic!("{networks}: {:?}", made.peer_waits) };
+        assert_eq!(*reason, "NetworksOverlap", "{networks}");
+        assert!(message.contains(what) && message.contains("peer far: ") && message.contains(networks), "{message}");
+        assert!(made.router.vpn.unwrap().peers.is_empty(), "{networks}");
+    }
+}
+
+#[test]
+fn where_nobody_can_be_there_is_no_other_end() {
+    for endpoint in ["127.0.0.1:51820", "0.0.0.0:51820", "224.0.0.1:51820", "255.255.255.255:51820"] {
+        let mut nobody = far("far", &["172.20.3.0/24"]);
+        nobody["endpoint"] = endpoint.into();
+        assert_eq!(tunnels_to(&peers(json!([nobody])), &BTreeMap::new()).1, ["InvalidPeer"], "{endpoint}");
+    }
+}
+
 #[test]
 fn a_farm_of_this_cloud_is_joined_if_both_say_so() {
     let router = peers(json!([{"name": "near", "peerRef": {"namespace": "other", "name": "farm-b"}}]));
