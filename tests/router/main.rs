@@ -5,6 +5,7 @@
 
 mod appliance;
 mod attacks;
+mod cuts;
 mod dns;
 #[path = "../support/emulated.rs"]
 mod emulated;

@@ -111,6 +111,16 @@ impl Place {
         boot(&self.prefix, &self.state, [OTHER_GATEWAY, OTHER_PUBLIC])
     }
 
+    /// Takes the card of one of the farm's two routers off the farm's bridge.
+    pub fn cut_off(&self, seat: RouterSeat) {
+        ip(&format!("-n {}-host link set {} nomaster", self.prefix, farm_tap(farm().router_address(seat))));
+    }
+
+    /// Puts it back.
+    pub fn heal(&self, seat: RouterSeat) {
+        ip(&format!("-n {}-host link set {} master br-farm", self.prefix, farm_tap(farm().router_address(seat))));
+    }
+
     /// The namespace of one of them.
     pub fn of(&self, name: &str) -> String {
         format!("{}-{name}", self.prefix)
@@ -122,11 +132,16 @@ impl Place {
     }
 }
 
+/// The host's end of the card that a router has in its farm.
+fn farm_tap(router: Ipv4Addr) -> String {
+    format!("farm{:08x}", u32::from(router))
+}
+
 /// A router with a card on the bridge of each of these addresses.
 fn boot(prefix: &str, state: &Path, addresses: [Ipv4Addr; 2]) -> Appliance {
-    let [own, _] = addresses.map(u32::from);
+    let [own, _] = addresses;
     let cards = addresses.map(|address| {
-        let tap = format!("{}{own:08x}", if u32::from(address) == own { "farm" } else { "pub" });
+        let tap = if address == own { farm_tap(own) } else { format!("pub{:08x}", u32::from(own)) };
         // One of an earlier router is there still.
         let _ = try_ip(&format!("-n {prefix}-host tuntap add {tap} mode tap"));
         ip(&format!("-n {prefix}-host link set {tap} master br-{} up", bridge_of(address)));

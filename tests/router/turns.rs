@@ -12,6 +12,7 @@ use pnet_datalink::{Channel, Config};
 use serde_json::json;
 
 use super::appliance::Appliance;
+use super::cuts::cut_and_heal;
 use super::dns::{addresses, serve};
 use super::place::{
     ELASTIC, GATEWAY, LOGIN, OTHER_PUBLIC, PUBLIC, Place, REMOTE, WEB_SERVER, number, told, told_other,
@@ -33,7 +34,7 @@ const TURN: Duration = Duration::from_secs(30);
 /// The number of VRRP among IP's protocols.
 const VRRP: u8 = 112;
 
-fn leads(router: &Appliance) -> bool {
+pub fn leads(router: &Appliance) -> bool {
     router.status()["leads"] == true
 }
 
@@ -43,7 +44,7 @@ fn hand(router: &Appliance, told: &Router) {
 }
 
 #[track_caller]
-fn eventually(what: &str, mut is: impl FnMut() -> bool) -> Duration {
+pub fn eventually(what: &str, mut is: impl FnMut() -> bool) -> Duration {
     let begin = Instant::now();
     while !is() {
         assert!(begin.elapsed() < TURN, "{what}");
@@ -53,7 +54,7 @@ fn eventually(what: &str, mut is: impl FnMut() -> bool) -> Duration {
 }
 
 /// Pings that go on for so many of them.
-fn pings(place: &Place, to: &str, count: u32) -> Child {
+pub fn pings(place: &Place, to: &str, count: u32) -> Child {
     let every = EVERY.as_secs_f64().to_string();
     let mut command = Command::new("ip");
     command.args(["netns", "exec", &place.of("login"), "busybox", "ping", "-i", &every, "-W", "1"]);
@@ -61,7 +62,7 @@ fn pings(place: &Place, to: &str, count: u32) -> Child {
 }
 
 /// The longest time without an answer to any of them.
-fn silence(pings: Child, count: u32) -> Duration {
+pub fn silence(pings: Child, count: u32) -> Duration {
     let output = String::from_utf8(pings.wait_with_output().unwrap().stdout).unwrap();
     let numbers = output.lines().filter_map(|line| line.split("seq=").nth(1)?.split_whitespace().next()?.parse().ok());
     let answered: BTreeSet<u32> = numbers.chain([count]).collect();
@@ -151,6 +152,8 @@ fn of_two_routers_one_works_and_the_other_takes_its_turn() {
     let silent = silence(watch, count);
     println!("the router came back: {:.1} s without an answer at most", silent.as_secs_f64());
     assert!(silent <= Duration::from_secs(1), "{silent:?}");
+
+    cut_and_heal(&place, &first, &second);
 }
 
 fn router_address(seat: RouterSeat) -> Ipv4Addr {

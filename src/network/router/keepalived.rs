@@ -42,9 +42,9 @@ pub(super) fn document(router: &Router) -> String {
         "    virtual_router_id 1",
         "    priority 100",
         "    advert_int 0.5",
-        // Who missed that the turn changed is told again soon.
+        // Who missed that the turn changed, or heard the other one last when both had it, is told within a second.
         "    garp_master_delay 1",
-        "    garp_master_refresh 30",
+        "    garp_master_refresh 1",
     ]
     .map(str::to_owned)
     .into();

@@ -29,6 +29,8 @@ type System interface {
 	Leads(folder string) *bool
 	// Turn does what depends on whose turn it is.
 	Turn(folder string) error
+	// Watch keeps one of two quiet outside while it hears nobody in the farm.
+	Watch(folder string) error
 	// Tunnel leads to other farms.
 	Tunnel(folder string) error
 	// ServeAnew starts DNS and DHCP with another configuration.
@@ -46,9 +48,13 @@ type System interface {
 type Linux struct{}
 
 func run(name string, arguments ...string) ([]byte, error) {
+	return runWith("", name, arguments...)
+}
+
+func runWith(input, name string, arguments ...string) ([]byte, error) {
 	var said, wrong strings.Builder
 	command := exec.Command(name, arguments...)
-	command.Stdout, command.Stderr = &said, &wrong
+	command.Stdin, command.Stdout, command.Stderr = strings.NewReader(input), &said, &wrong
 	if err := command.Run(); err != nil {
 		return nil, failed(name, []byte(wrong.String()+said.String()), err)
 	}

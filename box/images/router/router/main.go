@@ -4,6 +4,7 @@
 //	cascina-router apply     checks the files of the bundle, puts them in force, tells the hash that is
 //	cascina-router state     what is in force, and who is at the other ends of tunnels
 //	cascina-router turn      what depends on whose turn it is, of two routers; keepalived calls it
+//	cascina-router watch     keeps one of two routers quiet outside while it hears nobody in the farm; it goes on for ever
 //	cascina-router count N   what was counted, the counters from the Nth on, as many as an agent can tell of at once
 //
 // Answers are JSON on standard output. What a file gets wrong is told in the answer, and the files that were in force
@@ -36,6 +37,12 @@ func main() {
 			os.Exit(1)
 		}
 		return
+	case len(os.Args) == 2 && os.Args[1] == "watch":
+		if err := router.Watch(); err != nil {
+			fmt.Fprintln(os.Stderr, "cascina-router:", err)
+			os.Exit(1)
+		}
+		return
 	case len(os.Args) == 3 && os.Args[1] == "count":
 		counts, err := router.Count(os.Args[2])
 		if err != nil {
@@ -44,7 +51,7 @@ func main() {
 		}
 		answer = counts
 	default:
-		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|state|turn|count N")
+		fmt.Fprintln(os.Stderr, "usage: cascina-router take N|apply|state|turn|watch|count N")
 		os.Exit(2)
 	}
 	if err := json.NewEncoder(os.Stdout).Encode(answer); err != nil {

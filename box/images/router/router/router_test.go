@@ -30,6 +30,7 @@ func (system fake) Cards(string) error                    { return system.step("
 func (system fake) Elect(string) error                    { return system.step("elect") }
 func (system fake) Leads(string) *bool                    { return nil }
 func (system fake) Turn(string) error                     { return system.step("turn") }
+func (system fake) Watch(string) error                    { return system.step("watch") }
 func (system fake) Tunnel(string) error                   { return system.step("tunnel") }
 func (system fake) ServeAnew(string) error                { return system.step("serve anew") }
 func (system fake) Serve(string) error                    { return system.step("serve") }
