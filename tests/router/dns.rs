@@ -80,14 +80,16 @@ pub fn name_of(namespace: &str, server: Ipv4Addr, address: Ipv4Addr) -> Option<S
     records.first().map(|record| name_at(record, 0).1)
 }
 
-/// Answers outside, until its process ends: `rebind.*` is an address inside, everything else the web server.
+/// Answers outside, until its process ends: `rebind.*` is an address inside, `10-9-8-7.*` is that address, everything else the
+/// web server.
 pub fn serve(namespace: &str) {
     in_namespace(namespace, || {
         let socket = UdpSocket::bind(SocketAddr::from((NAME_SERVER, 53))).unwrap();
         let mut packet = [0; 1500];
         while let Ok((length, from)) = socket.recv_from(&mut packet) {
             let (end, name) = name_at(&packet[..length], 12);
-            let address = if name.starts_with("rebind.") { LOGIN } else { WEB_SERVER };
+            let first = name.split('.').next().unwrap_or_default().replace('-', ".");
+            let address = if first == "rebind" { LOGIN } else { first.parse().unwrap_or(WEB_SERVER) };
             let mut answer = packet[..end + 4].to_vec();
             answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
             answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);

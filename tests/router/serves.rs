@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::dns::{addresses, name_of, serve};
-use super::place::{ELASTIC, GATEWAY, LOGIN, NAME_SERVER, PUBLIC, Place, WEB_SERVER, WORKER, told};
+use super::place::{ELASTIC, GATEWAY, LOGIN, MANAGEMENT, NAME_SERVER, PUBLIC, Place, WEB_SERVER, WORKER, told};
 use super::talk::{greet, greeting};
 use crate::emulated::MEMORY;
 use crate::namespaces::ip;
@@ -86,6 +86,16 @@ fn machines_get_their_addresses_and_names_and_what_is_asked_of_others_is_asked_o
     }
     println!("a new machine's name is answered {:.2} s after it was handed over", begin.elapsed().as_secs_f64());
     assert_eq!(pid(), before);
+
+    // A name leads to an address inside if the farm gets there by number: here the site admits one network of those that it
+    // denies.
+    assert_eq!(asked("10-9-8-7.example.org"), Some(vec![]));
+    router.admitted = ["10.9.8.0/24".parse().unwrap()].into();
+    place.router.works_by(&router);
+    assert_eq!(asked("10-9-8-7.example.org"), Some(vec![MANAGEMENT]));
+    for inside in ["10-9-7-7", "10-9-9-7", "172-16-7-10", "192-168-1-1", "127-0-0-1", "169-254-169-254"] {
+        assert_eq!(asked(&format!("{inside}.example.org")), Some(vec![]), "{inside}");
+    }
 }
 
 /// What a DHCP client calls itself, whatever its farm calls it.

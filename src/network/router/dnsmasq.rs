@@ -2,9 +2,12 @@
 //! without being started anew.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use ipnet::Ipv4Net;
 
 use super::{DocumentName, FARM_CARD, Router};
-use crate::network::MacAddress;
+use crate::network::{MacAddress, SPECIAL, without};
 
 /// Where the router keeps its files.
 const FOLDER: &str = "/run/router/current";
@@ -33,8 +36,6 @@ pub(super) fn configuration(router: &Router) -> String {
         format!("local=/{c}.{b}.{a}.in-addr.arpa/"),
         "domain-needed".to_owned(),
         "bogus-priv".to_owned(),
-        // A name outside that turns out to be an address inside would take people's browsers past the firewall.
-        "stop-dns-rebind".to_owned(),
         format!("local-ttl={TIME_TO_LIVE}"),
         "cache-size=10000".to_owned(),
         "dns-forward-max=1024".to_owned(),
@@ -56,7 +57,38 @@ pub(super) fn configuration(router: &Router) -> String {
     ]
     .into();
     lines.extend(router.dns.iter().map(|server| format!("server={server}")));
+    // Backwards too: the names of private addresses are asked of nobody else.
+    let asked = router.admitted.iter().flat_map(|network| router.dns.iter().map(move |server| (network, server)));
+    lines.extend(asked.map(|(network, server)| format!("rev-server={network},{server}")));
+    lines.extend(INSIDE_IPV6.iter().map(|network| format!("bogus-nxdomain={network}")));
+    lines.extend(inside(router).iter().map(|network| format!("bogus-nxdomain={network}")));
     written(lines)
+}
+
+/// Networks that are somebody's inside, or documentation's: those that dnsmasq's own `stop-dns-rebind` knows, and that of
+/// providers (RFC 6598).
+const INSIDE: [Ipv4Net; 7] = [
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 8),
+    Ipv4Net::new_assert(Ipv4Addr::new(100, 64, 0, 0), 10),
+    Ipv4Net::new_assert(Ipv4Addr::new(172, 16, 0, 0), 12),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 0, 2, 0), 24),
+    Ipv4Net::new_assert(Ipv4Addr::new(192, 168, 0, 0), 16),
+    Ipv4Net::new_assert(Ipv4Addr::new(198, 51, 100, 0), 24),
+    Ipv4Net::new_assert(Ipv4Addr::new(203, 0, 113, 0), 24),
+];
+
+/// The same of IPv6, of which a farm has nothing: nobody, loopback, IPv4 in disguise, unique local, link-local, site-local.
+const INSIDE_IPV6: [&str; 5] = ["::/127", "::ffff:0:0/96", "fc00::/7", "fe80::/10", "fec0::/10"];
+
+/// Where no name outside may lead: an answer that is an address inside would take people's browsers past the firewall.
+/// `stop-dns-rebind` knows exceptions for names only, so the networks stand here, without those that the farm reaches by
+/// number: what the site admits, and what is behind its tunnels. The farm itself is inside whatever these are.
+fn inside(router: &Router) -> Vec<Ipv4Net> {
+    let behind = router.remote_networks();
+    let reached = || router.admitted.iter().chain(&behind);
+    let kept = INSIDE.iter().chain(&router.denied).flat_map(|network| without(network.trunc(), reached()));
+    let never = SPECIAL.iter().map(|(network, _)| *network).chain([router.farm.into()]);
+    Ipv4Net::aggregate(&kept.chain(never).collect())
 }
 
 fn file(option: &str, document: DocumentName) -> String {

@@ -83,6 +83,29 @@ fn a_group_that_is_called_like_a_machine_leaves_it_its_name() {
     assert!(!hosts.contains("172.16.7.3 login"), "{hosts}");
 }
 
+/// Whether a name outside may lead to an address.
+fn is_answered(documents: &Documents, address: &str) -> bool {
+    let address: Ipv4Addr = address.parse().unwrap();
+    let refused =
+        documents.content(DocumentName::Dnsmasq).lines().filter_map(|line| line.strip_prefix("bogus-nxdomain="));
+    !refused.filter_map(|network| network.parse::<Ipv4Net>().ok()).any(|network| network.contains(&address))
+}
+
+#[test]
+fn names_lead_where_the_farm_gets_by_number_and_nowhere_else_inside() {
+    let documents = full().documents();
+    for (address, what) in [("10.1.2.9", "admitted"), ("172.16.9.5", "behind the tunnel"), ("8.8.8.8", "outside")] {
+        assert!(is_answered(&documents, address), "{address} is {what}");
+    }
+    for address in
+        ["10.1.3.9", "10.9.8.7", "172.16.7.10", "172.16.8.1", "192.168.1.1", "127.0.0.1", "0.0.0.0", "169.254.169.254"]
+    {
+        assert!(!is_answered(&documents, address), "{address}");
+    }
+    let dnsmasq = documents.content(DocumentName::Dnsmasq);
+    assert!(dnsmasq.contains("rev-server=10.1.2.0/24,192.0.2.53\n"), "{dnsmasq}");
+}
+
 /// Whatever is called whatever, only the files that are made for names tell of it.
 #[test]
 fn names_stand_where_there_are_no_words() {
@@ -223,6 +246,14 @@ proptest! {
                 let address: Ipv4Addr = target.split(':').next().unwrap().parse().unwrap();
                 prop_assert!(router.farm.number_of(address).is_some(), "{}", line);
             }
+        }
+    }
+
+    #[test]
+    fn no_name_outside_leads_into_the_farm_or_the_router(router in any_router()) {
+        let documents = router.documents();
+        for address in ["172.16.7.1", "172.16.7.254", "127.0.0.1", "0.0.0.0", "169.254.169.254", "255.255.255.255"] {
+            prop_assert!(!is_answered(&documents, address), "{}", address);
         }
     }
 
