@@ -4,6 +4,8 @@ use std::fmt;
 
 use crate::api::DiskFormat;
 
+use super::disk::looks_like_a_disk;
+
 /// A format that a file shows by its magic bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FileFormat {
@@ -37,6 +39,12 @@ pub enum FileFormat {
     Packed(&'static str),
     /// A web page, usually of an error or a login.
     Html,
+    /// Another text for machines, usually of an error.
+    Markup(&'static str),
+    /// A program, a library or a kernel.
+    Program,
+    /// The image of a CD.
+    Iso,
 }
 
 impl fmt::Display for FileFormat {
@@ -57,6 +65,9 @@ impl fmt::Display for FileFormat {
             Self::Dmg => "dmg",
             Self::Packed(tool) => tool,
             Self::Html => "HTML",
+            Self::Markup(language) => language,
+            Self::Program => "a program",
+            Self::Iso => "the image of a CD (ISO 9660)",
         };
         formatter.write_str(name)
     }
@@ -70,12 +81,12 @@ impl FileFormat {
 }
 
 /// How many of a file's first bytes are looked at.
-pub(super) const HEAD: usize = 4096;
+pub(super) const HEAD: usize = 68 << 10;
 
 /// How many of its last bytes are looked at.
 pub(super) const TAIL: usize = 512;
 
-const MAGICS: [(usize, &[u8], FileFormat); 17] = [
+const MAGICS: [(usize, &[u8], FileFormat); 29] = [
     (0, b"KDMV", FileFormat::Vmdk),
     (0, b"COWD", FileFormat::Vmdk),
     (0x40, &[0x7f, 0x10, 0xda, 0xbe], FileFormat::Vdi),
@@ -93,7 +104,23 @@ const MAGICS: [(usize, &[u8], FileFormat); 17] = [
     (0, b"BZh", FileFormat::Packed("bzip2")),
     (0, b"PK\x03\x04", FileFormat::Packed("unzip")),
     (0, b"7z\xbc\xaf\x27\x1c", FileFormat::Packed("7z")),
+    (0, b"\x04\x22\x4d\x18", FileFormat::Packed("lz4")),
+    (0, b"LZIP", FileFormat::Packed("lzip")),
+    (0, b"\x89LZO", FileFormat::Packed("lzop")),
+    (0, b"Rar!\x1a\x07", FileFormat::Packed("unrar")),
+    (0, b"070701", FileFormat::Packed("cpio")),
+    (0, b"070707", FileFormat::Packed("cpio")),
+    (0, b"!<arch>\n", FileFormat::Packed("ar")),
+    // Also an OVA, which is a tar with a disk in it.
+    (257, b"ustar", FileFormat::Packed("tar")),
+    (0, b"\x7fELF", FileFormat::Program),
+    (0, b"%PDF-", FileFormat::Markup("PDF")),
+    (0, b"{\"", FileFormat::Markup("JSON")),
+    (0, b"<?xml", FileFormat::Markup("XML")),
 ];
+
+/// Where the image of a CD shows to be one. One that begins with a boot sector is a disk as well.
+const ISO: (usize, &[u8]) = (0x8001, b"CD001");
 
 /// Tells the format from a file's first [`HEAD`] and last [`TAIL`] bytes, or what there is of them.
 pub(super) fn detect(head: &[u8], tail: &[u8]) -> FileFormat {
@@ -106,6 +133,9 @@ pub(super) fn detect(head: &[u8], tail: &[u8]) -> FileFormat {
     let at = |offset: usize, magic: &[u8]| head.get(offset..).is_some_and(|bytes| bytes.starts_with(magic));
     if let Some((_, _, format)) = MAGICS.iter().find(|(offset, magic, _)| at(*offset, magic)) {
         return *format;
+    }
+    if at(ISO.0, ISO.1) && !looks_like_a_disk(head) {
+        return FileFormat::Iso;
     }
     if tail.starts_with(b"conectix") {
         return FileFormat::Vhd;
@@ -152,6 +182,9 @@ mod tests {
             (b"\n  \n# hello\n#\r\nVersion=3\n", FileFormat::Vmdk),
             (b"<!DOCTYPE html><html>", FileFormat::Html),
             (b"\x1f\x8b\x08", FileFormat::Packed("gzip")),
+            (b"\x7fELF\x02\x01", FileFormat::Program),
+            (b"<?xml version=\"1.0\"?><Error>", FileFormat::Markup("XML")),
+            (b"{\"error\": \"not found\"}", FileFormat::Markup("JSON")),
             (b"", FileFormat::Plain),
             (b"\xeb\x63\x90", FileFormat::Plain),
             (b"# a script\necho version=1\n", FileFormat::Plain),
@@ -162,6 +195,15 @@ mod tests {
         let mut vdi = [0; 0x50];
         vdi[0x40..0x44].copy_from_slice(&0xbeda_107f_u32.to_le_bytes());
         assert_eq!(detect(&vdi, b""), FileFormat::Vdi);
+        let mut tar = [0; 512];
+        tar[..8].copy_from_slice(b"disk.raw");
+        tar[257..262].copy_from_slice(b"ustar");
+        assert_eq!(detect(&tar, b""), FileFormat::Packed("tar"));
+        let mut iso = vec![0; HEAD];
+        iso[0x8001..0x8006].copy_from_slice(b"CD001");
+        assert_eq!(detect(&iso, b""), FileFormat::Iso);
+        iso[510..512].copy_from_slice(&[0x55, 0xaa]);
+        assert_eq!(detect(&iso, b""), FileFormat::Plain, "it is a disk as well");
     }
 
     proptest! {

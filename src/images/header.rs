@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 
 use crate::api::{Bytes, DiskFormat};
 
+use super::disk::looks_like_a_disk;
 use super::format::{HEAD, TAIL, detect};
 use super::{FileFormat, Rejection, qcow2};
 
@@ -50,6 +51,7 @@ pub fn inspect(
     match declared {
         DiskFormat::Qcow2 => qcow2::inspect(&mut file, limits),
         DiskFormat::Raw if !file.size.is_multiple_of(512) => Err(Rejection::PartialSector { size: file.size }),
+        DiskFormat::Raw if !looks_like_a_disk(&file.up_to(0, HEAD)?) => Err(Rejection::NoDisk),
         DiskFormat::Raw => limits.check(file.size),
     }
 }
@@ -61,7 +63,7 @@ pub fn inspect(
 /// Says what it is.
 pub fn inspect_blob(reader: &mut (impl Read + Seek)) -> Result<(), Rejection> {
     match Probe::new(reader)?.format()? {
-        FileFormat::Plain | FileFormat::Packed(_) => Ok(()),
+        FileFormat::Plain | FileFormat::Packed(_) | FileFormat::Program => Ok(()),
         found => Err(Rejection::NoKernel { found }),
     }
 }

@@ -54,7 +54,34 @@ fn reason_with(at: usize, bytes: &[u8]) -> &'static str {
 #[test]
 fn a_sound_file_is_accepted() {
     assert_eq!(judge(&valid(), DiskFormat::Qcow2).unwrap().virtual_size, Bytes::new(64 << 10));
-    assert_eq!(judge(&[0; 1024], DiskFormat::Raw).unwrap().virtual_size, Bytes::new(1024));
+    assert_eq!(judge(&disk(1024), DiskFormat::Raw).unwrap().virtual_size, Bytes::new(1024));
+}
+
+/// Sectors that begin with a boot sector.
+fn disk(size: usize) -> Vec<u8> {
+    let mut file = vec![0; size];
+    put(&mut file, 510, &[0x55, 0xaa]);
+    file
+}
+
+#[test]
+fn what_is_no_disk_is_refused_with_the_remedy() {
+    let refused = |at: usize, bytes: &[u8]| {
+        let mut file = vec![0; 80 << 10];
+        put(&mut file, at, bytes);
+        let rejection = judge(&file, DiskFormat::Raw).unwrap_err();
+        assert_eq!(rejection.reason(), "WrongFormat");
+        rejection.to_string()
+    };
+    let tar = refused(257, b"ustar");
+    assert_eq!(tar, "declared as raw, but the file is tar: unpack it and give the checksum of what comes out");
+    assert!(refused(0x8001, b"CD001").contains("boots from a CD drive only"));
+    assert!(refused(0, b"\x7fELF").contains("give the disk that it is on"));
+    assert!(refused(0, b"<?xml version='1.0'?>").contains("give the address of the file itself"));
+    assert!(refused(0, b"page not found").contains("it is no disk"), "text that says nothing of itself");
+    assert!(refused(0, &[0]).contains("it is no disk"), "nothing at all");
+    // Kernels are programs.
+    inspect_blob(&mut Cursor::new(b"\x7fELF\x02")).unwrap();
 }
 
 #[test]

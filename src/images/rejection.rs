@@ -35,6 +35,12 @@ pub enum Rejection {
         /// Its size.
         size: u64,
     },
+    /// Plain sectors on which nothing begins.
+    #[error(
+        "declared as raw, but it has no partition table, boot sector or file system, so it is no disk: if it is packed or \
+         encoded in a way that isn't known here, unpack it and give the checksum of what comes out"
+    )]
+    NoDisk,
     /// Larger than the site admits.
     #[error(
         "the disk has a virtual size of {size} ({} bytes), the site admits {limit}: shrink it, or ask for a higher images.maxVirtualSize",
@@ -107,6 +113,11 @@ fn advice(found: FileFormat) -> &'static str {
     match found {
         FileFormat::Packed(_) => "unpack it and give the checksum of what comes out",
         FileFormat::Html => "the source answered with a web page, give the address of the file itself",
+        FileFormat::Markup(_) => "the source answered with something to read, give the address of the file itself",
+        FileFormat::Program => "give the disk that it is on, or give it as kernel",
+        FileFormat::Iso => {
+            "it boots from a CD drive only, give the image of a disk, as most distributions have for clouds"
+        }
         FileFormat::Qcow2 | FileFormat::Plain => "declare that format if it is what you mean",
         FileFormat::Luks => "make a plain copy with `qemu-img convert`",
         _ => "convert it with `qemu-img convert -O qcow2`",
@@ -125,7 +136,7 @@ impl Rejection {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Io(_) => "CacheUnreadable",
-            Self::Format { .. } | Self::NoKernel { .. } => "WrongFormat",
+            Self::Format { .. } | Self::NoKernel { .. } | Self::NoDisk => "WrongFormat",
             Self::TooLarge { .. } => "TooLarge",
             Self::BackingFile => "BackingFile",
             Self::ExternalData => "ExternalData",

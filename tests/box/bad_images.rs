@@ -41,7 +41,7 @@ fn raw_sectors(path: &Path) {
     file.set_len(file.metadata().unwrap().len() & !511).unwrap();
 }
 
-const BAD: [Bad; 6] = [
+const BAD: [Bad; 7] = [
     Bad {
         name: "backing-file",
         declared: "qcow2",
@@ -66,6 +66,17 @@ const BAD: [Bad; 6] = [
         make: |path| std::fs::write(path, vec![7_u8; 1 << 20]).unwrap(),
     },
     Bad { name: "qcow2-as-raw", declared: "raw", refused: ("WrongFormat", "declared as raw"), make: sound },
+    Bad {
+        name: "tar-as-raw",
+        declared: "raw",
+        refused: ("WrongFormat", "unpack it"),
+        make: |path| {
+            let disk = path.with_extension("disk");
+            std::fs::write(&disk, vec![1_u8; 1 << 20]).unwrap();
+            let made = Command::new("tar").args(["--format=ustar", "-cf", text(path), text(&disk)]).output().unwrap();
+            assert!(made.status.success());
+        },
+    },
     Bad {
         name: "sixty-tebibytes",
         declared: "qcow2",

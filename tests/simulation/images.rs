@@ -93,5 +93,7 @@ fn limits(directory: &TempDir) -> ImageLimits {
 
 /// A raw disk of a mebibyte.
 fn content(name: &str) -> Vec<u8> {
-    name.bytes().cycle().take(1 << 20).collect()
+    let mut disk: Vec<_> = name.bytes().cycle().take(1 << 20).collect();
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
 }
