@@ -129,6 +129,17 @@ pub enum ImageError {
     Interrupted,
 }
 
+/// When trying again may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hope {
+    /// When the Image's spec or the site's configuration changes.
+    None,
+    /// When there is another file at that address, such as after a mirror has finished.
+    OtherFile,
+    /// When some time has passed.
+    Time,
+}
+
 impl ImageError {
     /// An error of the store's own files.
     pub(super) fn store(path: &std::path::Path, source: io::Error) -> Self {
@@ -141,17 +152,16 @@ impl ImageError {
         }
     }
 
-    /// Whether it stays so until the Image's spec or the site's configuration changes; else trying again may help.
+    /// When trying again may help.
     #[must_use]
-    pub const fn is_permanent(&self) -> bool {
+    pub const fn hope(&self) -> Hope {
         match self {
-            Self::Checksum(_)
-            | Self::Url { .. }
-            | Self::PrivateAddress { .. }
-            | Self::TooLarge { .. }
-            | Self::Mismatch { .. } => true,
-            Self::Rejected(rejection) => rejection.is_permanent(),
-            Self::File { .. }
+            Self::Checksum(_) | Self::Url { .. } => Hope::None,
+            Self::PrivateAddress { .. } | Self::TooLarge { .. } | Self::Mismatch { .. } => Hope::OtherFile,
+            // The file is the one that is meant: it will be refused again.
+            Self::Rejected(rejection) if rejection.is_permanent() => Hope::None,
+            Self::Rejected(_)
+            | Self::File { .. }
             | Self::Redirect { .. }
             | Self::Unreachable { .. }
             | Self::Status { .. }
@@ -160,7 +170,7 @@ impl ImageError {
             | Self::NoSpace { .. }
             | Self::Store { .. }
             | Self::Examination(_)
-            | Self::Interrupted => false,
+            | Self::Interrupted => Hope::Time,
         }
     }
 

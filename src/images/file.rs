@@ -105,7 +105,7 @@ mod tests {
         let roots = [root.clone()];
         let answer = |path: &Path| {
             let error = open_below(path, "file:///shown", &roots).unwrap_err();
-            (error.to_string(), error.reason(), error.is_permanent())
+            (error.to_string(), error.reason(), error.hope())
         };
         let expected = answer(&root.join("nothing"));
         let through = ["escape", "dangling", "endless", "way-out/file", "way-out/nothing", "way-out/file/below"];

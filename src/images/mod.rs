@@ -3,6 +3,7 @@
 
 mod address;
 mod checksum;
+mod disk;
 mod error;
 mod fetch;
 mod file;
@@ -20,7 +21,7 @@ mod volumes;
 mod web;
 
 pub use checksum::{BadChecksum, Checksum};
-pub use error::ImageError;
+pub use error::{Hope, ImageError};
 pub use format::FileFormat;
 pub use header::{DiskFacts, DiskLimits, inspect, inspect_blob};
 pub use progress::{FetchProgress, ProgressReport};

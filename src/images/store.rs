@@ -93,7 +93,7 @@ impl ImageStore {
     /// callers for one file share one fetch. Dropping the future ends the fetch.
     ///
     /// # Errors
-    /// [`ImageError::is_permanent`] says whether trying again may help. A rejected disk's file stays in the store, so
+    /// [`ImageError::hope`] says when trying again may help. A rejected disk's file stays in the store, so
     /// that it isn't fetched again only to be rejected again, until [`ImageStore::remove_unused`] takes it.
     pub async fn ensure(&self, volume: &ImageVolume, progress: &Arc<FetchProgress>) -> Result<Stored, ImageError> {
         let turn = self.known().turns.entry(volume.checksum).or_default().clone();

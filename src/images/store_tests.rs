@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 
 use super::*;
 use crate::api::{DiskFormat, ImageSource};
+use crate::images::Hope;
 use crate::images::address::Reach;
 use crate::images::header::tests::valid;
 
@@ -217,7 +218,7 @@ async fn a_name_is_judged_by_its_addresses() {
     let url = format!("https://localhost:{}/good?token=secret", setting.server.port());
     let error = setting.ensure(&blob(url, &content())).await.unwrap_err();
     assert_eq!(error.reason(), "PrivateAddress", "{error}");
-    assert!(error.is_permanent() && !error.to_string().contains("secret"), "{error}");
+    assert!(error.hope() != Hope::Time && !error.to_string().contains("secret"), "{error}");
 }
 
 #[tokio::test]
@@ -232,7 +233,7 @@ async fn limits_end_a_fetch() {
         ("/nothing", "SourceRefused", false),
     ] {
         let error = setting.refusal(path).await;
-        assert_eq!((error.reason(), error.is_permanent()), (reason, permanent), "{path}: {error}");
+        assert_eq!((error.reason(), error.hope() != Hope::Time), (reason, permanent), "{path}: {error}");
     }
     assert!(setting.refusal("/nothing").await.to_string().ends_with("/nothing: the source answered 404 Not Found"));
     setting.store.rules.write().unwrap().fetch.max_size = Bytes::mebi(1).saturating_sub(Bytes::new(1));
@@ -243,7 +244,7 @@ async fn limits_end_a_fetch() {
 async fn another_file_than_meant_is_refused_and_removed() {
     let setting = setting(Reach::Private).await;
     let error = setting.refusal("/page").await;
-    assert_eq!((error.reason(), error.is_permanent()), ("ChecksumMismatch", true));
+    assert_eq!((error.reason(), error.hope()), ("ChecksumMismatch", Hope::OtherFile));
     let message = error.to_string();
     assert!(message.contains(&sha256(&content()).to_string()) && message.contains("got sha256:"), "{message}");
 }
@@ -260,7 +261,7 @@ async fn a_body_that_ends_early_is_tried_again() {
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this").await.unwrap();
     });
     let error = setting.ensure(&blob(url, &content())).await.unwrap_err();
-    assert_eq!((error.reason(), error.is_permanent()), ("SourceUnreachable", false), "{error}");
+    assert_eq!((error.reason(), error.hope() != Hope::Time), ("SourceUnreachable", false), "{error}");
     assert!(!error.to_string().contains("secret"), "{error}");
     let refused = setting.ensure(&blob("http://127.0.0.1:1/?token=secret".into(), b"")).await.unwrap_err();
     assert_eq!(refused.to_string(), "http://127.0.0.1:1/: Connection refused (os error 111)");
@@ -283,7 +284,7 @@ async fn a_disk_is_given_out_only_after_the_gate() {
     let stored = setting.ensure(&disk(DiskFormat::Qcow2)).await.unwrap();
     assert_eq!(stored.virtual_size, Some(Bytes::new(64 << 10)));
     let error = setting.ensure(&disk(DiskFormat::Raw)).await.unwrap_err();
-    assert_eq!((error.reason(), error.is_permanent()), ("WrongFormat", true));
+    assert_eq!((error.reason(), error.hope()), ("WrongFormat", Hope::None));
     // A host's pool would look into it, whatever it is called.
     let error = setting.ensure(&blob(setting.url("/qcow2"), &valid())).await.unwrap_err();
     assert_eq!(error.reason(), "WrongFormat", "{error}");
@@ -308,7 +309,7 @@ async fn qemu_is_asked_too() {
     file[2 * 512..2 * 512 + 14].fill(0);
     std::fs::write(&path, &file).unwrap();
     let error = examiner.confirm(&path, DiskFormat::Qcow2, facts).await.unwrap_err();
-    assert_eq!((error.reason(), error.is_permanent()), ("RefusedByQemu", true), "{error}");
+    assert_eq!((error.reason(), error.hope()), ("RefusedByQemu", Hope::None), "{error}");
     assert!(!error.to_string().contains("disk"), "{error}");
     // Whatever the content, raw is what raw is declared as.
     std::fs::write(&path, vec![0; 4096]).unwrap();
@@ -348,5 +349,5 @@ async fn a_full_disk_is_told_as_such() {
     let source = Source::parse(&setting.url("/good"), Reach::Private).unwrap();
     let rules = settings(Reach::Private).fetch;
     let error = fetch(&source, &rules, Path::new("/dev/full"), &FetchProgress::default()).await.unwrap_err();
-    assert_eq!((error.reason(), error.is_permanent()), ("NoSpace", false), "{error}");
+    assert_eq!((error.reason(), error.hope() != Hope::Time), ("NoSpace", false), "{error}");
 }

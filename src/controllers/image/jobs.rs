@@ -10,11 +10,12 @@ use jiff::Timestamp;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tracing::{Instrument, info_span};
 
 use crate::api::Bytes;
 use crate::clock::Clock;
 use crate::controllers::fleet::FleetHost;
-use crate::images::{FetchProgress, ImageStore, ImageVolume, ProgressReport, Stored};
+use crate::images::{FetchProgress, Hope, ImageStore, ImageVolume, ProgressReport, Stored};
 use crate::libvirt::Progress;
 use crate::text::printable;
 
@@ -26,6 +27,12 @@ const LONGEST_MESSAGE: usize = 1000;
 
 /// The longest pause after failures.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// The first pause before a file that was the wrong one is fetched again; doubled each time.
+const FIRST_REFETCH: Duration = Duration::from_secs(60);
+
+/// The longest pause before that.
+const LONGEST_REFETCH: Duration = Duration::from_secs(3600);
 
 /// What a transfer is of: the image's name, the volume's, and for an upload the host's.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,10 +60,10 @@ pub enum JobState {
         reason: &'static str,
         /// What happened.
         message: String,
-        /// Trying again changes nothing until the spec does.
-        permanent: bool,
-        /// Not tried again before this time.
-        retry_after: Timestamp,
+        /// It is what was found that is refused.
+        refused: bool,
+        /// When it is tried again; absent: not before the spec changes.
+        retry_after: Option<Timestamp>,
     },
 }
 
@@ -136,7 +143,7 @@ impl Jobs {
         self.begin(key, volume, JobProgress::Fetch(progress), async move {
             match jobs.store.ensure(&wanted, &reported).await {
                 Ok(stored) => Ok(JobState::Fetched(stored)),
-                Err(error) => Err((error.reason(), error.to_string(), error.is_permanent())),
+                Err(error) => Err((error.reason(), error.to_string(), error.hope())),
             }
         });
     }
@@ -160,7 +167,7 @@ impl Jobs {
             host.refresh();
             match outcome {
                 Ok(()) => Ok(JobState::Uploaded(clock.now())),
-                Err(error) => Err((error.reason(), error.to_string(), false)),
+                Err(error) => Err((error.reason(), error.to_string(), Hope::Time)),
             }
         });
     }
@@ -188,7 +195,7 @@ impl Jobs {
         key: JobKey,
         volume: ImageVolume,
         progress: JobProgress,
-        work: impl Future<Output = Result<JobState, (&'static str, String, bool)>> + Send + 'static,
+        work: impl Future<Output = Result<JobState, (&'static str, String, Hope)>> + Send + 'static,
     ) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let before = jobs.remove(&key).filter(|job| job.volume == volume);
@@ -200,15 +207,19 @@ impl Jobs {
         }
         let failures = before.map_or(0, |job| job.failures);
         let (this, ended) = (Arc::clone(self), key.clone());
-        let task = tokio::spawn(async move {
+        // What libraries log meanwhile says of which image it is.
+        let host = key.host.as_deref();
+        let span = info_span!("transfer", kind = "Image", object = %key.image, volume = %key.volume, host);
+        let transfer = async move {
             let outcome = work.await;
             this.end(&ended, outcome);
-        });
+        };
+        let task = tokio::spawn(transfer.instrument(span));
         let running = Running { progress, began: Instant::now(), task: task.abort_handle() };
         jobs.insert(key, Job { volume, running: Some(running), state: None, failures });
     }
 
-    fn end(&self, key: &JobKey, outcome: Result<JobState, (&'static str, String, bool)>) {
+    fn end(&self, key: &JobKey, outcome: Result<JobState, (&'static str, String, Hope)>) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = jobs.get_mut(key) else { return };
         job.running = None;
@@ -217,17 +228,27 @@ impl Jobs {
                 job.failures = 0;
                 state
             }
-            Err((reason, message, permanent)) => {
-                let pause = FIRST_PAUSE.saturating_mul(1 << job.failures.min(6)).min(LONGEST_PAUSE);
+            Err((reason, message, hope)) => {
+                let retry_after = pause(hope, job.failures).and_then(|pause| self.clock.now().checked_add(pause).ok());
                 job.failures = job.failures.saturating_add(1);
-                let retry_after = self.clock.now().checked_add(pause).unwrap_or(Timestamp::MAX);
-                JobState::Failed { reason, message: printable(&message, LONGEST_MESSAGE), permanent, retry_after }
+                let message = printable(&message, LONGEST_MESSAGE);
+                JobState::Failed { reason, message, refused: hope != Hope::Time, retry_after }
             }
         });
         drop(jobs);
         // Nobody listening is fine.
         let _ = self.ended.send(key.image.clone());
     }
+}
+
+/// The pause before the next try after so many that failed.
+fn pause(hope: Hope, failures: u32) -> Option<Duration> {
+    let (first, longest) = match hope {
+        Hope::None => return None,
+        Hope::OtherFile => (FIRST_REFETCH, LONGEST_REFETCH),
+        Hope::Time => (FIRST_PAUSE, LONGEST_PAUSE),
+    };
+    Some(first.saturating_mul(1 << failures.min(6)).min(longest))
 }
 
 impl Running {
@@ -238,5 +259,18 @@ impl Running {
                 ProgressReport { done: Bytes::new(progress.done()), total: Some(*total), elapsed: self.began.elapsed() }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_was_the_wrong_one_is_fetched_again_with_growing_pauses() {
+        let pauses = |hope| [0, 1, 5, 6, 99].map(|failures| pause(hope, failures).map(|pause| pause.as_secs()));
+        assert_eq!(pauses(Hope::OtherFile), [Some(60), Some(120), Some(1920), Some(3600), Some(3600)]);
+        assert_eq!(pauses(Hope::Time), [Some(5), Some(10), Some(160), Some(300), Some(300)]);
+        assert_eq!(pauses(Hope::None), [None; 5]);
     }
 }

@@ -3,6 +3,7 @@
 use jiff::Timestamp;
 
 use super::jobs::JobState;
+use crate::api::conditions::whole_seconds;
 use crate::api::{Bytes, ImageHost, ImageHostState, ImagePhase};
 use crate::images::{ImageVolume, ImageVolumes};
 
@@ -122,15 +123,14 @@ fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) -> bool {
                 plan.virtual_size = stored.virtual_size.or(plan.virtual_size);
             }
             Some(JobState::Uploaded(_)) => {}
-            Some(JobState::Failed { reason, message, permanent, retry_after }) => {
-                plan.phase = if *permanent { ImagePhase::Rejected } else { ImagePhase::Failed };
+            Some(JobState::Failed { reason, message, refused, retry_after }) => {
+                plan.phase = if *refused { ImagePhase::Rejected } else { ImagePhase::Failed };
                 (*reason).clone_into(&mut plan.reason);
-                plan.message.clone_from(message);
-                if !permanent {
-                    plan.busy = true;
-                    if *retry_after <= now {
-                        plan.steps.push(Step::Fetch(volume.clone()));
-                    }
+                let again = retry_after.map(|time| format!("; fetched again at {}", whole_seconds(time)));
+                plan.message = [message.as_str(), again.as_deref().unwrap_or_default()].concat();
+                plan.busy |= !refused;
+                if retry_after.is_some_and(|time| time <= now) {
+                    plan.steps.push(Step::Fetch(volume.clone()));
                 }
             }
         }
@@ -193,7 +193,7 @@ fn upload(
         Some(JobState::Failed { message, retry_after, .. }) => {
             told.state = ImageHostState::Failed;
             told.message = Some(message.clone());
-            if *retry_after <= now {
+            if retry_after.is_some_and(|time| time <= now) {
                 plan.steps.push(again);
             }
         }
@@ -227,8 +227,12 @@ mod tests {
         JobState::Fetched(Stored { path: "/store/a".into(), size: Bytes::mebi(1), virtual_size: Some(Bytes::gibi(2)) })
     }
 
-    fn failed(permanent: bool, retry_after: i64) -> JobState {
-        JobState::Failed { reason: "Bad", message: "no good".into(), permanent, retry_after: at(retry_after) }
+    fn failed(refused: bool, retry_after: i64) -> JobState {
+        JobState::Failed { reason: "Bad", message: "no good".into(), refused, retry_after: Some(at(retry_after)) }
+    }
+
+    fn refused_for_good() -> JobState {
+        JobState::Failed { reason: "Bad", message: "no good".into(), refused: true, retry_after: None }
     }
 
     fn seen(fetch: Option<JobState>, complete: bool, upload: Option<JobState>) -> View {
@@ -250,11 +254,20 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_file_is_fetched_again_when_its_time_has_come() {
+        let waits = plan(&seen(Some(failed(true, 60)), false, None), at(59));
+        assert_eq!((waits.steps.len(), waits.phase, waits.busy), (0, ImagePhase::Rejected, false));
+        assert_eq!(waits.message, "no good; fetched again at 1970-01-01T00:01:00Z");
+        let again = plan(&seen(Some(failed(true, 60)), false, None), at(60));
+        assert!(matches!(again.steps.as_slice(), [Step::Fetch(_)]));
+    }
+
+    #[test]
     fn nothing_is_uploaded_before_it_is_verified() {
         let fresh = plan(&seen(None, false, None), at(0));
         assert!(matches!(fresh.steps.as_slice(), [Step::Fetch(_)]));
         assert_eq!(fresh.phase, ImagePhase::Fetching);
-        let rejected = plan(&seen(Some(failed(true, 0)), false, None), at(100));
+        let rejected = plan(&seen(Some(refused_for_good()), false, None), at(100));
         assert_eq!((rejected.steps.len(), rejected.phase), (0, ImagePhase::Rejected));
         assert_eq!(rejected.message, "no good");
     }
