@@ -153,7 +153,8 @@ where
     chunks.flat_map(|chunk| stream::iter(chunk.into_iter().collect::<HashSet<_>>())).boxed()
 }
 
-fn full_name(object: &impl ResourceExt) -> String {
+/// Namespace and name, as logs have them.
+pub fn full_name(object: &impl ResourceExt) -> String {
     match object.namespace() {
         Some(namespace) => format!("{namespace}/{}", object.name_any()),
         None => object.name_any(),

@@ -12,6 +12,7 @@ use futures::{Stream, StreamExt, stream};
 use jiff::Timestamp;
 use tokio::sync::{Notify, broadcast};
 use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{Instrument, info_span};
 
 use super::ledger::Sightings;
 use super::observed::Observed;
@@ -128,7 +129,9 @@ impl Fleet {
             rules_renewed: AtomicBool::new(false),
             checked: Mutex::default(),
         });
-        let polling = tokio::spawn(poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat));
+        let span = info_span!("poll", kind = "Hypervisor", object = %name);
+        let polling = poll(Arc::downgrade(&fresh), Arc::downgrade(self), heartbeat).instrument(span);
+        let polling = tokio::spawn(polling);
         *fresh.poller.write().unwrap_or_else(PoisonError::into_inner) = Some(polling.abort_handle());
         self.hosts.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&fresh));
         fresh

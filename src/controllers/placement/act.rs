@@ -16,6 +16,7 @@ use crate::api::VirtualMachine;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::observed::Observed;
+use crate::controllers::runner::full_name;
 use crate::controllers::writes::apply_status_unless_changed;
 
 /// Writes at the same time.
@@ -56,11 +57,11 @@ async fn write(context: &Context, machine: &VirtualMachine, outcome: &Outcome, n
     let api = context.api(&machine.namespace().unwrap_or_default());
     let status = status(machine, outcome, now);
     let writing = apply_status_unless_changed(context, &context.caches.machines, &api, machine, &SHARE, &status);
-    let name = machine.name_any();
+    let name = full_name(machine);
     match tokio::time::timeout(WRITE_DEADLINE, writing).await {
         Ok(Ok(())) => Written::Yes,
         Ok(Err(error)) if error.is_conflict() => {
-            debug!(machine = %name, "changed meanwhile; deciding again");
+            debug!(kind = "VirtualMachine", object = %name, "changed meanwhile; deciding again");
             Written::No
         }
         Ok(Err(error)) => {
@@ -68,7 +69,7 @@ async fn write(context: &Context, machine: &VirtualMachine, outcome: &Outcome, n
             if error.is_refusal() { Written::No } else { Written::Perhaps }
         }
         Err(_) => {
-            warn!(machine = %name, "placement not written: no answer in time");
+            warn!(kind = "VirtualMachine", object = %name, "placement not written: no answer in time");
             Written::Perhaps
         }
     }
@@ -76,7 +77,7 @@ async fn write(context: &Context, machine: &VirtualMachine, outcome: &Outcome, n
 
 fn report(context: &Context, name: &str, error: &Error) {
     context.metrics.reconcile::<VirtualMachine>(Duration::ZERO, Some(error.reason()));
-    warn!(machine = %name, %error, "placement not written");
+    warn!(kind = "VirtualMachine", object = %name, %error, "placement not written");
 }
 
 /// Placements that may or may not have been written, by uid of the machine. They count as written, and are written
