@@ -64,6 +64,9 @@ pub const SWEEP_ANNOTATION: &str = "cascina.dev/sweep";
 /// Finalizer on every object that stands for something outside Kubernetes.
 pub const FINALIZER: &str = "cascina.dev/cleanup";
 
+/// The garbage collector's finalizer on an object that was deleted with `--cascade=orphan`: what it owns is to stay.
+pub const ORPHAN_FINALIZER: &str = "orphan";
+
 /// Label on what a farm made: the farm's name.
 pub const FARM_LABEL: &str = "cascina.dev/farm";
 
@@ -99,6 +102,16 @@ fn unobserved_at_first(mut definition: CustomResourceDefinition) -> CustomResour
         }
     }
     definition
+}
+
+/// Whether an object is being deleted and what it owns is to stay.
+pub fn keeps_dependents(object: &impl kube::ResourceExt) -> bool {
+    object.finalizers().iter().any(|finalizer| finalizer == ORPHAN_FINALIZER)
+}
+
+/// Whether our finalizer is on an object: something outside Kubernetes may stand for it.
+pub fn has_our_finalizer(object: &impl kube::ResourceExt) -> bool {
+    object.finalizers().iter().any(|finalizer| finalizer == FINALIZER)
 }
 
 /// Whether an annotation stands on the object with the value `"true"`.

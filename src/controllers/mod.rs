@@ -14,6 +14,7 @@ pub mod machine;
 pub mod news;
 pub mod objects;
 pub mod observed;
+pub mod ownership;
 pub mod placement;
 pub mod router;
 pub mod runner;

@@ -44,12 +44,13 @@ impl<K: Cached + Serialize> Objects<'_, K> {
         Ok(())
     }
 
-    /// Deletes exactly this one. That it is gone is no error.
+    /// Deletes exactly this one, as it was looked at: whoever took it from its owner meanwhile keeps it. That it is gone
+    /// is no error.
     ///
     /// # Errors
-    /// What the API server says.
+    /// What the API server says; a conflict if it changed.
     pub async fn delete(&self, object: &K) -> kube::Result<()> {
-        let exactly = Preconditions { uid: object.uid(), resource_version: None };
+        let exactly = Preconditions { uid: object.uid(), resource_version: object.resource_version() };
         self.context.metrics.write::<K>("object");
         match self.api.delete(&object.name_any(), &DeleteParams::default().preconditions(exactly)).await {
             Ok(answer) => {

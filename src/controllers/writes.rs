@@ -26,6 +26,9 @@ pub struct Share {
 /// What is told of every kind alike.
 const PAUSE_SHARE: Share = Share { manager: "cascina-pause", fields: &[], conditions: &["Paused"] };
 
+/// What is told of every kind alike, once its own controller has nothing more to tell.
+const KEPT_SHARE: Share = Share { manager: "cascina-kept", fields: &[], conditions: &["Deleting"] };
+
 impl Share {
     /// The part of a status that belongs to this manager.
     fn of(&self, status: &Value) -> Value {
@@ -151,12 +154,41 @@ pub async fn tell_pause<K>(context: &Context, object: &K, paused: bool) -> Resul
 where
     K: Cached + HasStatus<Status: Serialize>,
 {
-    let shown = PAUSE_SHARE.of(&serde_json::to_value(object.status())?) != json!({});
-    if shown == paused {
-        return Ok(());
-    }
     let message = format!("the annotation {PAUSED_ANNOTATION} is \"true\": remove it to go on");
     let state = paused.then(|| State::yes("Paused", "Annotated", message));
+    tell_alike(context, object, &PAUSE_SHARE, state).await
+}
+
+/// Shows of an object on its way out, with which the operator has done, which finalizers of others keep it.
+///
+/// # Errors
+/// What the API server says. An object that is gone meanwhile is no error.
+pub async fn tell_kept<K>(context: &Context, object: &K) -> Result<(), Error>
+where
+    K: Cached + HasStatus<Status: Serialize>,
+{
+    if object.finalizers().is_empty() {
+        return Ok(());
+    }
+    let message = format!("the operator has done; finalizers of others keep it: {}", object.finalizers().join(", "));
+    tell_alike(context, object, &KEPT_SHARE, Some(State::yes("Deleting", "KeptByOthers", message))).await
+}
+
+/// Writes the one condition of a share that every kind has, unless it says so already.
+async fn tell_alike<K>(context: &Context, object: &K, share: &Share, state: Option<State>) -> Result<(), Error>
+where
+    K: Cached + HasStatus<Status: Serialize>,
+{
+    let shown = share.of(&serde_json::to_value(object.status())?);
+    let shown = shown.pointer("/conditions/0");
+    let says = |state: &State| {
+        shown.is_some_and(|shown| {
+            shown.get("reason") == Some(&json!(state.reason)) && shown.get("message") == Some(&json!(state.message))
+        })
+    };
+    if state.as_ref().map_or(shown.is_none(), says) {
+        return Ok(());
+    }
     let conditions = stamp(state.into_iter().collect(), &[], object.meta().generation, context.clock.now());
     let name = object.name_any();
     let patch = json!({
@@ -171,7 +203,7 @@ where
         None => Api::all_with(context.client.clone(), &resource),
     };
     context.metrics.write::<K>("status");
-    match api.patch_status(&name, &PatchParams::apply(PAUSE_SHARE.manager).force(), &Patch::Apply(patch)).await {
+    match api.patch_status(&name, &PatchParams::apply(share.manager).force(), &Patch::Apply(patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(error.into()),

@@ -5,11 +5,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cascina::api::{Flavour, Hypervisor, Image, VRouter, VirtualFarm, VirtualMachine};
+use k8s_openapi::api::rbac::v1::RoleBinding;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::farms::{apply_examples, nodes};
-use crate::support::{BOOT, HOSTS, SOON, TheBox, is_ready, reason, the_box, the_box_alone};
+use crate::support::{BOOT, HOSTS, SMALL, SOON, TheBox, is_ready, reason, the_box, the_box_alone};
 
 const EXAMPLES: [&str; 2] = ["farm-a", "farm-b"];
 
@@ -174,4 +176,68 @@ async fn tools_that_wait_read_what_is_as_it_was_wanted_as_done() {
         let read = read_by_tools(&the_box, &as_values([machine]));
         assert_eq!((read[0].1.as_str(), read[0].2.as_str()), ("InProgress", "Progressing"));
     }
+}
+
+/// An object as a backup brings it back: without uid, owners and status.
+fn from_backup(object: &impl serde::Serialize) -> Value {
+    let mut object = serde_json::to_value(object).unwrap();
+    let known = object["metadata"].clone();
+    object["metadata"] = json!({
+        "name": known["name"], "namespace": known["namespace"],
+        "labels": known["labels"], "annotations": known["annotations"],
+    });
+    object.as_object_mut().unwrap().remove("status");
+    object
+}
+
+#[tokio::test]
+#[ignore = "needs a box"]
+async fn a_farm_deleted_without_its_machines_waits_and_what_a_backup_brings_back_is_its_own() {
+    let the_box = the_box().await;
+    let tenant = the_box.tenant("kept").await;
+    let group = json!({"name": "node", "replicas": 1, "flavour": SMALL, "image": "appliance", "readiness": "None"});
+    let admins = json!([{"kind": "User", "name": "anna"}]);
+    tenant.given_farm("farm", json!({"router": {}, "groups": [group], "admins": admins})).await;
+    let ready = the_box.until(&tenant.farms(), "farm", "Ready", BOOT, is_ready).await;
+    let node = tenant.machines().get("farm-node-0").await.unwrap();
+    let client = || the_box.cluster.client.clone();
+    let routers: Api<VRouter> = Api::namespaced(client(), &tenant.namespace);
+    let bindings: Api<RoleBinding> = Api::namespaced(client(), &tenant.namespace);
+    let backup = [
+        from_backup(&node),
+        from_backup(&tenant.machines().get("farm-router-0").await.unwrap()),
+        from_backup(&routers.get("farm").await.unwrap()),
+        from_backup(&bindings.get("cascina-farm-admins").await.unwrap()),
+        from_backup(&ready),
+    ];
+    let kubectl =
+        |arguments: &[&str]| the_box.cluster.must("kubectl", &[&["-n", tenant.namespace.as_str()], arguments].concat());
+    kubectl(&["delete", "vfarm", "farm", "--cascade=orphan", "--wait=false"]);
+    let waits = the_box
+        .until(&tenant.farms(), "farm", "waits", SOON, |farm| reason(farm, "Deleting").0 == "MachinesKept")
+        .await;
+    assert!(reason(&waits, "Deleting").1.contains("virtualmachine/farm-node-0"), "{:?}", reason(&waits, "Deleting"));
+    let kept = tenant.machines().get("farm-node-0").await.unwrap();
+    assert_eq!(
+        (kept.uid(), kept.metadata.deletion_timestamp, kept.metadata.owner_references),
+        (node.uid(), None, None)
+    );
+    assert!(the_box.hosts_with(&node.uid().unwrap()).len() == 1, "its domain is where it was");
+
+    kubectl(&["delete", "vrouter/farm", "cvm/farm-node-0", "rolebinding/cascina-farm-admins", "--timeout=120s"]);
+    the_box.until_gone(&tenant.farms(), "farm", SOON).await;
+    for object in backup {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        write!(file, "{object}").unwrap();
+        kubectl(&["create", "-f", file.path().to_str().unwrap()]);
+    }
+    let again = the_box.until(&tenant.farms(), "farm", "Ready again", BOOT, is_ready).await;
+    let owner = |references: Option<Vec<OwnerReference>>| references.unwrap_or_default().pop().map(|owner| owner.uid);
+    let node = tenant.machines().get("farm-node-0").await.unwrap();
+    assert_eq!(owner(node.metadata.owner_references), again.uid());
+    let router = routers.get("farm").await.unwrap();
+    assert_eq!(owner(router.metadata.owner_references.clone()), again.uid());
+    let machine = tenant.machines().get("farm-router-0").await.unwrap();
+    assert_eq!(owner(machine.metadata.owner_references), router.uid());
+    assert_eq!(owner(bindings.get("cascina-farm-admins").await.unwrap().metadata.owner_references), again.uid());
 }

@@ -23,6 +23,7 @@ mod world;
 
 mod chance;
 mod disturbances;
+mod kept;
 mod likeness;
 mod stops;
 mod telling;

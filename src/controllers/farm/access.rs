@@ -14,6 +14,7 @@ use super::status::MANAGER;
 use crate::api::{FARM_LABEL, Subject, SubjectKind, VirtualFarm};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
+use crate::controllers::ownership::is_controlled;
 use crate::controllers::placement::observe::key;
 use crate::controllers::placement::plan::Wait;
 
@@ -114,6 +115,16 @@ async fn ensure_one(
     extent: Extent,
 ) -> Result<Option<Wait>, Error> {
     let existing = api.get_opt(&binding.name).await?;
+    if extent == Extent::Whole
+        && let Some(left) = existing.as_ref().filter(|existing| is_left(existing, farm, binding))
+    {
+        // First it is the farm's, then it may go.
+        apply(context, api, farm, binding).await?;
+        if let Some(ours) = api.get_opt(&left.name_any()).await?.filter(|_| binding.subjects.is_empty()) {
+            remove(context, api, &ours).await?;
+        }
+        return Ok(None);
+    }
     if existing.as_ref().is_some_and(|existing| !is_ours(existing, farm)) {
         let problem = format!("RoleBinding {} is somebody else's: delete or rename it", binding.name);
         return Ok((extent == Extent::Whole).then(|| Wait::new("RoleBindingTaken", problem)));
@@ -144,6 +155,12 @@ fn change(bound: Option<&[RbacSubject]>, wanted: &[RbacSubject], extent: Extent)
 
 fn is_ours(existing: &RoleBinding, farm: &VirtualFarm) -> bool {
     existing.owner_references().iter().any(|owner| Some(&owner.uid) == farm.metadata.uid.as_ref())
+}
+
+/// Whether the farm made this binding once, and nobody controls it now: after a restore from a backup.
+fn is_left(existing: &RoleBinding, farm: &VirtualFarm, binding: &Binding) -> bool {
+    let labelled = existing.labels().get(FARM_LABEL) == Some(&farm.name_any());
+    labelled && existing.role_ref.name == binding.role && !is_ours(existing, farm) && !is_controlled(existing, farm)
 }
 
 async fn apply(context: &Context, api: &Api<RoleBinding>, farm: &VirtualFarm, binding: &Binding) -> Result<(), Error> {

@@ -16,6 +16,8 @@ use crate::api::{
     FARM_LABEL, FINALIZER, GROUP_LABEL, GroupUpdateStrategy, MachineGroup, Phase, TEMPLATE_ANNOTATION, VirtualFarm,
     VirtualMachine, VirtualMachineSpec,
 };
+use crate::controllers::ledger::is_member;
+use crate::controllers::ownership::{adopt, is_controlled};
 use crate::controllers::placement::standing::wishes_to_run;
 
 /// What happens to the machines of a group.
@@ -73,6 +75,21 @@ pub fn is_made_by(machine: &VirtualMachine, farm: &VirtualFarm) -> bool {
     machine.owner_references().iter().any(ours)
 }
 
+/// Whether nobody controls a machine that the farm made once: its farm was deleted without it, or both were restored
+/// from a backup.
+#[must_use]
+pub fn is_left(machine: &VirtualMachine, farm: &VirtualFarm) -> bool {
+    let name = machine.name_any();
+    let farm_name = farm.name_any();
+    let labels = machine.labels();
+    let is_of_group =
+        seat(&farm_name, &name).is_some_and(|(group, _)| labels.get(GROUP_LABEL).is_some_and(|of| of == group));
+    is_of_group
+        && !is_controlled(machine, farm)
+        && is_member(machine, farm)
+        && labels.get(FARM_LABEL) == Some(&farm_name)
+}
+
 /// Group and index of a machine that a farm made.
 #[must_use]
 pub fn seat<'a>(farm: &str, machine: &'a str) -> Option<(&'a str, i32)> {
@@ -82,14 +99,21 @@ pub fn seat<'a>(farm: &str, machine: &'a str) -> Option<(&'a str, i32)> {
     (number.to_string() == index && number >= 0).then_some((group, number))
 }
 
-/// What happens to the machines of one group; `names` are those of all machines in the namespace.
+/// Whom a farm finds in its namespace when it looks for the machines of a group.
+#[derive(Clone, Copy)]
+pub struct Found<'a> {
+    /// The machines of the group that it made.
+    pub members: &'a BTreeMap<i32, Arc<VirtualMachine>>,
+    /// Those that it made once and that nobody controls.
+    pub left: &'a BTreeMap<i32, Arc<VirtualMachine>>,
+    /// The names of all machines.
+    pub names: &'a BTreeSet<String>,
+}
+
+/// What happens to the machines of one group.
 #[must_use]
-pub fn plan_group(
-    farm: &VirtualFarm,
-    group: &MachineGroup,
-    members: &BTreeMap<i32, Arc<VirtualMachine>>,
-    names: &BTreeSet<String>,
-) -> GroupPlan {
+pub fn plan_group(farm: &VirtualFarm, group: &MachineGroup, found: Found<'_>) -> GroupPlan {
+    let Found { members, left, names } = found;
     let mut plan = GroupPlan::default();
     let mut live: BTreeMap<_, _> =
         members.iter().filter(|(_, machine)| machine.metadata.deletion_timestamp.is_none()).collect();
@@ -125,6 +149,11 @@ pub fn plan_group(
             break;
         }
         vacant -= 1;
+        let ours = left.get(&index).filter(|machine| change(machine, group, &template) != Change::Anew);
+        if let Some(machine) = ours.filter(|machine| is_of_template(machine, &template)) {
+            plan.update.push(adopted(machine, farm));
+            continue;
+        }
         let machine = make(farm, group, index);
         let name = machine.name_any();
         if names.contains(&name) { plan.taken.push(name) } else { plan.create.push(machine) }
@@ -158,7 +187,7 @@ fn change(machine: &VirtualMachine, group: &MachineGroup, template: &String) -> 
     let spec = &machine.spec;
     let made_so = spec.image == group.image && spec.class == group.class;
     let same = made_so && spec.flavour == group.flavour && spec.user_data == group.user_data;
-    let of_this_template = machine.annotations().get(TEMPLATE_ANNOTATION) == Some(template);
+    let of_this_template = is_of_template(machine, template);
     match (same, of_this_template) {
         (true, true) if runs_so(machine, group) => Change::None,
         // The template is the one that it was made from: somebody edited the machine.
@@ -166,6 +195,18 @@ fn change(machine: &VirtualMachine, group: &MachineGroup, template: &String) -> 
         (true, _) => Change::InPlace,
         (false, _) => Change::Anew,
     }
+}
+
+/// Whether it was made from this template, by what stands on it.
+fn is_of_template(machine: &VirtualMachine, template: &String) -> bool {
+    machine.annotations().get(TEMPLATE_ANNOTATION) == Some(template)
+}
+
+/// A machine that nobody controls, as the farm's own.
+fn adopted(machine: &VirtualMachine, farm: &VirtualFarm) -> VirtualMachine {
+    let mut adopted = machine.clone();
+    adopt(&mut adopted, farm);
+    adopted
 }
 
 fn runs_so(machine: &VirtualMachine, group: &MachineGroup) -> bool {

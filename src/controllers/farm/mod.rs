@@ -39,12 +39,13 @@ use super::news::{News, tell as tell_news};
 use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
 use super::runner;
-use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
 pub use plan::some_of;
 
 use crate::api::conditions::{find, is_true};
 use crate::api::{
-    DRY_RUN_ANNOTATION, FINALIZER, Hypervisor, VRouter, VirtualFarm, VirtualFarmStatus, VirtualMachine, is_annotated,
+    DRY_RUN_ANNOTATION, Hypervisor, VRouter, VirtualFarm, VirtualFarmStatus, VirtualMachine, has_our_finalizer,
+    is_annotated,
 };
 
 /// A farm is looked at this often even if nothing changes.
@@ -195,8 +196,9 @@ async fn rehearse(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memo
 }
 
 async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
-    if !farm.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    if !has_our_finalizer(&**farm) {
         memory.forget(&key(&**farm));
+        tell_kept(context, &**farm).await?;
         return Ok(Action::await_change());
     }
     let view = look_only(context, memory, farm);
@@ -210,7 +212,8 @@ async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Mem
     let name = farm.name_any();
     let present: Vec<_> =
         view.machines.iter().filter(|machine| machine.spec.farm == name || ours(machine)).cloned().collect();
-    let has_router = view.router.as_ref().is_some_and(|router| router::is_router_of(router, farm));
+    let has_router =
+        view.router.as_ref().is_some_and(|router| router::is_router_of(router, farm) || router::is_left(router, farm));
     if present.is_empty() && !has_router {
         let api = context.api(&farm.namespace().unwrap_or_default());
         remove_finalizer(context, &context.caches.farms, &api, farm).await?;
@@ -218,7 +221,8 @@ async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Mem
         return Ok(Action::await_change());
     }
     let pause = tell(context, memory, &view, status::deleting_status(&view, &present, context.clock.now())).await?;
-    Ok(Action::requeue(pause.unwrap_or(INTERVAL)))
+    let pause = pause.unwrap_or(INTERVAL);
+    Ok(Action::requeue(if done.surprised { pause.min(SURPRISED) } else { pause }))
 }
 
 /// Writes a status and tells what is new in it. While only counters move, at most once a second: returns how long to
@@ -271,12 +275,11 @@ async fn tell_of_network(
 }
 
 /// Reasons of `Ready` that are worth a warning.
-const TROUBLES: [&str; 10] = [
+const TROUBLES: [&str; 9] = [
     "AddressConflict",
     "AddressesExhausted",
     "GatewayLeftBehind",
     "InvalidNetwork",
-    "MachinesPresent",
     "NameTaken",
     "NetworkOverlaps",
     "OutsidePool",
@@ -293,6 +296,12 @@ fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<News> {
     if let Some(ready) = find(&after.conditions, "Ready").filter(|_| reason(before) != reason(after)) {
         let trouble = TROUBLES.into_iter().find(|trouble| *trouble == ready.reason);
         news.extend(trouble.map(|trouble| News::warning(trouble, &ready.message)));
+    }
+    let waits = |status: &VirtualFarmStatus| find(&status.conditions, "Deleting").map(|waits| waits.reason.clone());
+    if let Some(kept) = find(&after.conditions, "Deleting").filter(|kept| kept.reason == "MachinesKept")
+        && waits(before) != waits(after)
+    {
+        news.push(News::warning("MachinesKept", &kept.message));
     }
     news
 }

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use kube::ResourceExt;
 
 use super::addresses::{Addresses, give};
-use super::groups::{GroupPlan, is_made_by, plan_group, seat};
+use super::groups::{Found, GroupPlan, is_left, is_made_by, plan_group, seat};
 use super::observe::View;
 use super::router::{is_router_of, plan_router};
-use crate::api::{MachineGroup, VRouter, VirtualMachine};
+use crate::api::{MachineGroup, VRouter, VirtualMachine, keeps_dependents};
 use crate::controllers::ledger::is_member;
 use crate::controllers::placement::observe::is_router_to_be;
 use crate::controllers::placement::plan::Wait;
@@ -81,8 +81,10 @@ pub fn plan(view: &View) -> Plan {
 pub fn plan_groups(view: &View) -> Vec<GroupPlan> {
     let mut members = view.members();
     let names: BTreeSet<_> = view.machines.iter().map(|machine| machine.name_any()).collect();
+    let mut left = view.left();
     let group_plan = |group: &MachineGroup| {
-        plan_group(&view.farm, group, &members.remove(group.name.as_str()).unwrap_or_default(), &names)
+        let [members, left] = [&mut members, &mut left].map(|of| of.remove(&group.name).unwrap_or_default());
+        plan_group(&view.farm, group, Found { members: &members, left: &left, names: &names })
     };
     let mut plans: Vec<_> = view.farm.spec.groups.iter().map(group_plan).collect();
     let unwanted = members.into_values().flat_map(BTreeMap::into_values);
@@ -92,7 +94,11 @@ pub fn plan_groups(view: &View) -> Vec<GroupPlan> {
 }
 
 /// The machines that the farm made go, and its router; it stays until every machine that has an address of it is gone.
+/// Those that somebody wants kept without it are left alone: the farm waits, since they can't be without its network.
 fn tear_down(view: &View) -> Plan {
+    if keeps_dependents(&*view.farm) {
+        return Plan::default();
+    }
     let stays = |machine: &&Arc<VirtualMachine>| machine.metadata.deletion_timestamp.is_none();
     let made = view.machines.iter().filter(|machine| is_made_by(machine, &view.farm));
     let router = view
@@ -142,10 +148,20 @@ impl View {
     }
 
     /// The machines that the farm made, by group and index.
-    fn members(&self) -> BTreeMap<String, BTreeMap<i32, Arc<VirtualMachine>>> {
+    fn members(&self) -> Members {
+        self.by_seat(|machine| is_made_by(machine, &self.farm))
+    }
+
+    /// The machines that the farm made once and that nobody controls now, by group and index.
+    fn left(&self) -> Members {
+        let stays = |machine: &VirtualMachine| machine.metadata.deletion_timestamp.is_none();
+        self.by_seat(|machine| is_left(machine, &self.farm) && stays(machine))
+    }
+
+    fn by_seat(&self, is_one: impl Fn(&VirtualMachine) -> bool) -> Members {
         let farm = self.farm.name_any();
-        let mut members: BTreeMap<String, BTreeMap<i32, Arc<VirtualMachine>>> = BTreeMap::new();
-        for machine in self.machines.iter().filter(|machine| is_made_by(machine, &self.farm)) {
+        let mut members = Members::new();
+        for machine in self.machines.iter().filter(|machine| is_one(machine)) {
             if let Some((group, index)) = seat(&farm, &machine.name_any()) {
                 members.entry(group.to_owned()).or_default().insert(index, Arc::clone(machine));
             }
@@ -153,3 +169,6 @@ impl View {
         members
     }
 }
+
+/// Machines by group and index.
+type Members = BTreeMap<String, BTreeMap<i32, Arc<VirtualMachine>>>;

@@ -11,6 +11,7 @@ use super::plan::Step;
 use crate::api::conditions::{READY, State, find};
 use crate::api::{FARM_LABEL, FINALIZER, VRouter, VRouterSpec, VirtualFarm, VirtualMachine};
 use crate::controllers::ledger::is_member;
+use crate::controllers::ownership::{adopt, is_controlled};
 use crate::controllers::placement::plan::Wait;
 use crate::network::{FarmNetwork, RouterSeat};
 
@@ -25,6 +26,11 @@ pub fn plan_router(view: &View, network: FarmNetwork) -> (Vec<Step>, Vec<Wait>) 
     match &view.router {
         None if wanted => steps.push(Step::MakeRouter(Box::new(make(&view.farm)))),
         None => {}
+        Some(router) if wanted && is_left(router, &view.farm) && router.metadata.deletion_timestamp.is_none() => {
+            let mut adopted = VRouter { spec: spec(&view.farm), ..(**router).clone() };
+            adopt(&mut adopted, &*view.farm);
+            steps.push(Step::ChangeRouter(Box::new(adopted)));
+        }
         Some(router) if !is_router_of(router, &view.farm) => troubles.extend(wanted.then(|| {
             let name = router.name_any();
             let problem =
@@ -99,6 +105,14 @@ fn address(view: &View, network: FarmNetwork, machine: &VirtualMachine) -> Resul
 pub fn is_router_of(router: &VRouter, farm: &VirtualFarm) -> bool {
     let mut owners = router.owner_references().iter();
     owners.any(|owner| owner.controller == Some(true) && Some(&owner.uid) == farm.metadata.uid.as_ref())
+}
+
+/// Whether nobody controls a router that the farm made once.
+#[must_use]
+pub fn is_left(router: &VRouter, farm: &VirtualFarm) -> bool {
+    !is_controlled(router, farm)
+        && router.spec.farm == farm.name_any()
+        && router.labels().get(FARM_LABEL) == Some(&farm.name_any())
 }
 
 /// The router that a farm wants. Our finalizer is on it from the beginning.

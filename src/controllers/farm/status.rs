@@ -6,12 +6,12 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::groups::{Health, health, is_made_by};
+use super::groups::{Health, health, is_left, is_made_by};
 use super::observe::View;
 use super::plan::{Plan, some_of};
-use super::router::{ROUTER_READY, router_ready};
+use super::router::{self, ROUTER_READY, router_ready};
 use crate::api::conditions::{READY, State, find, stamp};
-use crate::api::{PlannedMachine, QuotaUse, VirtualFarmStatus, VirtualMachine};
+use crate::api::{PlannedMachine, QuotaUse, VirtualFarmStatus, VirtualMachine, keeps_dependents};
 use crate::controllers::placement::plan::{QUOTA_EXCEEDED, Wait};
 use crate::controllers::placement::standing::SCHEDULED;
 use crate::controllers::writes::Share;
@@ -85,15 +85,30 @@ pub fn dry_run_status(view: &View, planned: Vec<PlannedMachine>, now: Timestamp)
     status
 }
 
-/// The status of a farm on its way out, which waits for `present`.
-#[must_use]
-pub fn deleting_status(view: &View, present: &[Arc<VirtualMachine>], now: Timestamp) -> VirtualFarmStatus {
-    let is_ours = |machine: &VirtualMachine| is_made_by(machine, &view.farm) || machine.router().is_some();
-    let names = |ours: bool| {
-        let of_kind = present.iter().filter(|machine| is_ours(machine) == ours);
-        of_kind.map(|machine| machine.name_any()).collect::<Vec<_>>()
+/// What a farm on its way out waits for.
+fn deletion_waits(view: &View, present: &[Arc<VirtualMachine>]) -> Wait {
+    if keeps_dependents(&*view.farm) {
+        let problem = "it was deleted with --cascade=orphan: its machines are being parted from it, and nothing of them is touched";
+        return Wait::new("Orphaning", problem);
+    }
+    let is_ours = |machine: &&Arc<VirtualMachine>| is_made_by(machine, &view.farm) || machine.router().is_some();
+    let names = |of_kind: &dyn Fn(&&Arc<VirtualMachine>) -> bool| {
+        present.iter().filter(of_kind).map(|machine| machine.name_any()).collect::<Vec<_>>()
     };
-    let (ours, others) = (names(true), names(false));
+    let kept = names(&|machine| is_left(machine, &view.farm)).into_iter().map(|name| format!("virtualmachine/{name}"));
+    let mut kept: Vec<_> = kept.collect();
+    let kept_router = view.router.iter().filter(|router| router::is_left(router, &view.farm));
+    kept.extend(kept_router.map(|router| format!("vrouter/{}", router.name_any())));
+    if !kept.is_empty() {
+        let namespace = view.farm.namespace().unwrap_or_default();
+        let problem = format!(
+            "it was deleted with --cascade=orphan, and what it made can't be without its network: all of it runs on, and \
+             the farm goes when somebody has deleted (kubectl delete -n {namespace}) {}",
+            some_of(&kept, " ")
+        );
+        return Wait::new("MachinesKept", problem);
+    }
+    let (ours, others) = (names(&is_ours), names(&|machine| !is_ours(machine)));
     let mut waits = Vec::new();
     if !ours.is_empty() {
         waits.push(format!("machines on their way out: {}", some_of(&ours, ", ")));
@@ -104,9 +119,14 @@ pub fn deleting_status(view: &View, present: &[Arc<VirtualMachine>], now: Timest
     if waits.is_empty() {
         waits.push("the router is on its way out".to_owned());
     }
-    let message = waits.join("; ");
-    let states =
-        vec![State::no(READY, "Deleting", message.clone()), State::yes("Deleting", "MachinesPresent", message)];
+    Wait::new("MachinesPresent", waits.join("; "))
+}
+
+/// The status of a farm on its way out, which waits for `present`.
+#[must_use]
+pub fn deleting_status(view: &View, present: &[Arc<VirtualMachine>], now: Timestamp) -> VirtualFarmStatus {
+    let Wait { reason, message } = deletion_waits(view, present);
+    let states = vec![State::no(READY, "Deleting", message.clone()), State::yes("Deleting", reason, message)];
     let before = view.farm.status.clone().unwrap_or_default();
     let mut status = build(view, &Plan::default(), states, now);
     // A network that is in use by machines is never dropped from view.
@@ -174,10 +194,11 @@ fn is_well(machine: &VirtualMachine) -> bool {
 /// Why a machine isn't ready, in the words of its own conditions.
 fn what_ails(machine: &VirtualMachine) -> String {
     let name = machine.name_any();
-    if machine.metadata.deletion_timestamp.is_some() {
-        return format!("{name}: being deleted");
-    }
     let status = machine.status.clone().unwrap_or_default();
+    if machine.metadata.deletion_timestamp.is_some() {
+        let waits = find(&status.conditions, "Deleting").map(|waits| format!(": {}", waits.message));
+        return format!("{name}: being deleted{}", waits.unwrap_or_default());
+    }
     let ready = find(&status.conditions, READY);
     if ready.is_some_and(|ready| ready.status == "True") {
         return format!("{name}: its spec was changed, and that is yet to be looked at");

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use proptest::prelude::*;
 
 use super::dry_run;
-use super::groups::{make, seat};
+use super::groups::{is_made_by, make, seat};
 use super::news;
 use super::plan::{Step, plan};
 use super::status::{deleting_status, dry_run_status, is_urgent, status};
@@ -271,6 +271,71 @@ fn deletion_takes_what_the_farm_made_and_waits_for_the_rest() {
 }
 
 #[test]
+fn what_is_to_be_kept_without_its_farm_is_left_alone_and_the_farm_waits() {
+    let mut farm = workers(1);
+    farm.metadata.deletion_timestamp = farm.metadata.creation_timestamp.clone();
+    farm.metadata.finalizers = Some(vec!["cascina.dev/cleanup".into(), "orphan".into()]);
+    let deleting = |given: &Given| {
+        let told = deleting_status(&given.0, &given.0.machines, at(200));
+        let deleting = find(&told.conditions, "Deleting").unwrap().clone();
+        (deleting.reason, deleting.message)
+    };
+    let at_once = given(farm.clone()).with(running("workers", 0));
+    at_once.plans([]);
+    assert_eq!(deleting(&at_once).0, "Orphaning");
+    // The garbage collector parts them, then takes its finalizer off.
+    farm.metadata.finalizers = Some(vec!["cascina.dev/cleanup".into()]);
+    let mut parted = running("workers", 0);
+    parted.metadata.owner_references = None;
+    let later = given(farm).with(parted);
+    later.plans([]);
+    let (reason, message) = deleting(&later);
+    assert_eq!(reason, "MachinesKept");
+    assert!(message.ends_with("(kubectl delete -n tenant) virtualmachine/farm-a-workers-0"), "{message}");
+}
+
+#[test]
+fn what_was_restored_from_a_backup_is_the_farms_again() {
+    let restored = |change: &dyn Fn(&mut VirtualMachine)| {
+        let mut machine = running("workers", 0);
+        machine.metadata.owner_references = None;
+        change(&mut machine);
+        given(workers(1)).with(machine)
+    };
+    let adopted = restored(&|_| ());
+    adopted.plans(["update farm-a-workers-0"]);
+    let Some(Step::Update(machine)) = adopted.plan().steps.pop() else { panic!("it isn't adopted") };
+    assert!(is_made_by(&machine, &workers(1)));
+    let earlier = |machine: &mut VirtualMachine| {
+        machine.metadata.owner_references = running("workers", 0).metadata.owner_references;
+        machine.owner_references_mut()[0].uid = "uid-of-yesterday".into();
+        machine.metadata.finalizers = None;
+    };
+    restored(&earlier).plans(["update farm-a-workers-0"]);
+    // What isn't surely the farm's is somebody's.
+    for change in [
+        &|machine: &mut VirtualMachine| machine.metadata.annotations = None,
+        &|machine: &mut VirtualMachine| machine.metadata.labels = None,
+        &|machine: &mut VirtualMachine| machine.spec.farm = "other".into(),
+        &|machine: &mut VirtualMachine| machine.spec.image = "other".into(),
+        &|machine: &mut VirtualMachine| {
+            machine.metadata.owner_references = running("workers", 0).metadata.owner_references;
+            machine.owner_references_mut()[0].uid = "uid-of-another".into();
+            machine.owner_references_mut()[0].name = "another".into();
+        },
+    ] as [&dyn Fn(&mut VirtualMachine); 5]
+    {
+        let somebodys = restored(change).plan();
+        assert!(!words(&somebodys).contains(&"update farm-a-workers-0".to_owned()));
+        assert_eq!(somebodys.troubles[0].reason, "NameTaken");
+    }
+    let farm = routed(workers(0));
+    let mut router = its_router(&farm);
+    router.metadata.owner_references = None;
+    given(farm).routed_by(router).plans(["change router farm-a"]);
+}
+
+#[test]
 fn counters_can_wait_but_reasons_can_not() {
     let (one, two) = (given(workers(1)).with(running("workers", 0)), given(workers(1)).with(member("workers", 0)));
     let (ready, not) = (status(&one.0, &one.plan(), at(200)), status(&two.0, &two.plan(), at(200)));
@@ -438,6 +503,7 @@ fn a_farm_makes_changes_and_deletes_its_router() {
     given(leaving).routed_by(router.clone()).plans(["delete router farm-a"]);
     let mut stray = router;
     stray.metadata.owner_references = None;
+    stray.metadata.labels = None;
     let plan = given(farm).routed_by(stray).plan();
     assert_eq!((words(&plan), plan.troubles[0].reason), (vec![], "NameTaken"));
 }

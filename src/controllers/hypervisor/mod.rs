@@ -29,8 +29,8 @@ use super::error::Error;
 use super::fleet::Change;
 use super::news::tell;
 use super::runner;
-use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer};
-use crate::api::{FINALIZER, Hypervisor, HypervisorStatus, VirtualFarm};
+use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer, tell_kept};
+use crate::api::{Hypervisor, HypervisorStatus, VirtualFarm, has_our_finalizer};
 use loss::Patience;
 use observe::observe;
 use plan::{Reach, plan};
@@ -91,8 +91,9 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
     let api: Api<Hypervisor> = context.cluster_api();
     let cache = &context.caches.hypervisors;
     let deleted = hypervisor.metadata.deletion_timestamp.is_some();
-    if deleted && !hypervisor.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    if deleted && !has_our_finalizer(&*hypervisor) {
         context.fleet.disconnect(&hypervisor.name_any());
+        tell_kept(&context, &*hypervisor).await?;
         return Ok(Action::await_change());
     }
     if !deleted {

@@ -26,7 +26,7 @@ use crate::controllers::error::Error;
 use crate::controllers::fleet::{Expected, FleetHost};
 use crate::controllers::isolation::kept_back;
 use crate::controllers::ledger::is_farm_gone;
-use crate::controllers::placement::standing::held;
+use crate::controllers::placement::standing::{held, is_removed};
 use crate::images::{is_image_volume, volumes_of};
 use crate::libvirt::{Certificates, Credentials, HostConfig, HostError, Survey};
 
@@ -337,7 +337,7 @@ async fn idle_volumes(
 async fn placed(context: &Context, hypervisor: &Hypervisor) -> Result<Vec<Placed>, Error> {
     let machines = context.caches.machines_on(&hypervisor.name_any());
     let mut placed = Vec::with_capacity(machines.len());
-    for machine in &machines {
+    for machine in machines.iter().filter(|machine| !is_removed(machine)) {
         let farm_is_gone = is_farm_gone(context, machine).await?;
         placed.extend(placed_on(machine, hypervisor).map(|placed| Placed { farm_is_gone, ..placed }));
     }

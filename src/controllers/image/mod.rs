@@ -23,8 +23,8 @@ use super::error::Error;
 use super::fleet::Change;
 use super::news::tell;
 use super::runner;
-use super::writes::{add_finalizer, apply_status, remove_finalizer};
-use crate::api::{FINALIZER, Image};
+use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
+use crate::api::{Image, has_our_finalizer};
 use crate::images::{ImageStore, volumes_of};
 use jobs::Jobs;
 use observe::observe;
@@ -88,8 +88,9 @@ async fn reconcile(image: Arc<Image>, context: Arc<Context>, jobs: Arc<Jobs>) ->
     let cache = &context.caches.images;
     let name = image.name_any();
     let deleted = image.metadata.deletion_timestamp.is_some();
-    if deleted && !image.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    if deleted && !has_our_finalizer(&*image) {
         jobs.forget(&name);
+        tell_kept(&context, &*image).await?;
         return Ok(Action::await_change());
     }
     if !deleted {
@@ -99,7 +100,7 @@ async fn reconcile(image: Arc<Image>, context: Arc<Context>, jobs: Arc<Jobs>) ->
     let seen = match observe(&context, &jobs, &image) {
         Ok(seen) => seen,
         Err(error) => {
-            warn!(image = %name, %error, "the API server let a wrong checksum through");
+            warn!(kind = "Image", object = %name, %error, "the API server let a wrong checksum through");
             return Ok(Action::await_change());
         }
     };

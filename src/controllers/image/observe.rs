@@ -10,6 +10,7 @@ use super::jobs::{JobKey, JobState, Jobs};
 use super::plan::{Known, Target, TargetVolume, View};
 use crate::api::{CachePolicy, Hypervisor, Image, ImagePhase, VirtualMachine, conditions};
 use crate::controllers::context::Context;
+use crate::controllers::placement::standing::is_removed;
 use crate::images::{BadChecksum, ImageVolumes, volumes_of};
 use crate::libvirt::Survey;
 
@@ -100,7 +101,7 @@ fn target(context: &Context, jobs: &Jobs, image: &str, volumes: &ImageVolumes, h
 
 fn pins(machine: &VirtualMachine, image: &str) -> bool {
     let pinned = machine.status.as_ref().and_then(|status| status.image.as_ref());
-    pinned.is_some_and(|pinned| pinned.name == image)
+    pinned.is_some_and(|pinned| pinned.name == image) && !is_removed(machine)
 }
 
 fn pins_revision(machine: &VirtualMachine, revision: &str) -> bool {

@@ -28,9 +28,11 @@ use super::error::Error;
 use super::news::tell as tell_news;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
-use crate::api::{DriftPolicy, FINALIZER, Phase, VirtualMachine};
+use crate::api::conditions::find;
+use crate::api::{DriftPolicy, Phase, VirtualMachine, VirtualMachineStatus, has_our_finalizer};
 use crate::controllers::ledger::Holding;
 use crate::controllers::observed::Observed;
+use crate::controllers::placement::standing::is_removed;
 use crate::libvirt::{DomainRun, DomainUuid, HostError, SurveyedDomain, domain_name};
 use act::{Outcome, is_overtaken};
 use observe::{Observation, observe};
@@ -62,7 +64,10 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     let cache = &context.caches.machines;
     let deleted = machine.metadata.deletion_timestamp.is_some();
     let machine = if deleted {
-        if !machine.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+        if !has_our_finalizer(&*machine) {
+            if is_removed(&machine) && !machine.finalizers().is_empty() {
+                tell_removed(&context, &machine).await?;
+            }
             return Ok(Action::await_change());
         }
         newest_for_removal(&context, &api, machine).await?
@@ -81,6 +86,9 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     let want = want(&context, &machine);
     let mut plan = plan(&want, &seen.view, now);
     if plan.release {
+        if machine.finalizers().len() > 1 && tell_removed(&context, &machine).await? {
+            return Ok(Action::requeue(OVERTAKEN));
+        }
         if plan.standing.reason == LEFT_BEHIND {
             context.events.warning(machine.object_ref(&()), LEFT_BEHIND, "Delete", plan.standing.message.clone()).await;
         }
@@ -107,6 +115,16 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     tell(&context, &machine, &after, &plan.standing).await;
     tell_drift(&context, &machine, &plan, want.drift).await;
     Ok(Action::requeue(plan.again))
+}
+
+/// Says of a machine of which nothing is left that finalizers of others keep its object. Whether that was news.
+async fn tell_removed(context: &Context, machine: &VirtualMachine) -> Result<bool, Error> {
+    let api: Api<VirtualMachine> = context.api(&machine.namespace().unwrap_or_default());
+    let before = machine.status.clone().unwrap_or_default();
+    let after = status::removed(machine, context.clock.now());
+    apply_status(context, &context.caches.machines, &api, machine, &status::SHARE, &after).await?;
+    let told = |status: &VirtualMachineStatus| find(&status.conditions, "Deleting").map(|told| told.message.clone());
+    Ok(told(&before) != told(&after))
 }
 
 /// Does the plan's steps and lets its standing say how that went; the phases that were passed on the way. `None`: the
@@ -249,12 +267,7 @@ fn is_hasty(machine: &VirtualMachine, now: Timestamp) -> bool {
     untold && young
 }
 
-async fn tell(
-    context: &Arc<Context>,
-    machine: &VirtualMachine,
-    after: &crate::api::VirtualMachineStatus,
-    standing: &Standing,
-) {
+async fn tell(context: &Arc<Context>, machine: &VirtualMachine, after: &VirtualMachineStatus, standing: &Standing) {
     for (phase, age) in status::new_phases(machine, after) {
         context.metrics.transition(phase, age);
     }

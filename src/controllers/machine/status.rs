@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::ResourceExt;
 
 use super::situation::{Drift, Placement, Plan, Standing, View};
 use crate::api::conditions::{self, READY, State};
-use crate::api::{DriftPolicy, Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
+use crate::api::{DriftPolicy, FINALIZER, Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
+use crate::controllers::placement::standing::REMOVED;
 use crate::controllers::writes::Share;
 use crate::libvirt::DomainRun;
 
@@ -57,6 +59,23 @@ pub fn status(
         }),
         conditions: conditions::stamp(states, &before.conditions, generation, now),
         phase_transitions,
+        ..VirtualMachineStatus::default()
+    }
+}
+
+/// The status of a machine of which nothing is left but its object, which finalizers of others keep.
+pub fn removed(machine: &VirtualMachine, now: Timestamp) -> VirtualMachineStatus {
+    let before = machine.status.clone().unwrap_or_default();
+    let generation = machine.metadata.generation;
+    let others: Vec<_> = machine.finalizers().iter().map(String::as_str).filter(|name| *name != FINALIZER).collect();
+    let message =
+        format!("it holds no host and no quota any more; finalizers of others keep it: {}", others.join(", "));
+    let states = vec![State::no(READY, REMOVED, message.clone()), State::yes("Deleting", REMOVED, message)];
+    VirtualMachineStatus {
+        observed_generation: generation,
+        phase: Some(Phase::Stopped),
+        phase_transitions: transitions(&before, Phase::Stopped, &[], now),
+        conditions: conditions::stamp(states, &before.conditions, generation, now),
         ..VirtualMachineStatus::default()
     }
 }

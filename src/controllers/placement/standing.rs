@@ -7,8 +7,8 @@ use kube::ResourceExt;
 use super::plan::Amount;
 use crate::api::conditions::{find, is_true};
 use crate::api::{
-    Bytes, FINALIZER, Flavour, PAUSED_ANNOTATION, Phase, PinnedFlavour, PinnedImage, RunStrategy, VirtualMachine,
-    VirtualMachineStatus, is_annotated,
+    Bytes, Flavour, PAUSED_ANNOTATION, Phase, PinnedFlavour, PinnedImage, RunStrategy, VirtualMachine,
+    VirtualMachineStatus, has_our_finalizer, is_annotated,
 };
 
 /// Condition of a machine that holds CPUs, memory and quota and may run.
@@ -19,6 +19,9 @@ pub const HALTED: &str = "Halted";
 
 /// Reason of machines that ran and are done.
 pub const FINISHED: &str = "Finished";
+
+/// Reason of machines on their way out of which nothing is left but the object, which finalizers of others keep.
+pub const REMOVED: &str = "Removed";
 
 /// How a machine stands towards its reservation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +39,10 @@ pub enum Standing {
 /// How a machine stands towards its reservation.
 #[must_use]
 pub fn standing(machine: &VirtualMachine) -> Standing {
-    let taken_on = machine.finalizers().iter().any(|finalizer| finalizer == FINALIZER);
-    if !taken_on || machine.metadata.deletion_timestamp.is_some() || is_annotated(machine, PAUSED_ANNOTATION) {
+    if !has_our_finalizer(machine)
+        || machine.metadata.deletion_timestamp.is_some()
+        || is_annotated(machine, PAUSED_ANNOTATION)
+    {
         return Standing::LeftAlone;
     }
     let phase = machine.status.as_ref().and_then(|status| status.phase);
@@ -53,9 +58,22 @@ pub fn standing(machine: &VirtualMachine) -> Standing {
     }
 }
 
+/// Whether nothing is left of a machine but its object. Its controller says so in the status, which nobody else may write,
+/// before it takes our finalizer off: that the finalizer isn't there proves nothing.
+#[must_use]
+pub fn is_removed(machine: &VirtualMachine) -> bool {
+    let told = machine.status.as_ref().and_then(|status| find(&status.conditions, "Deleting"));
+    machine.metadata.deletion_timestamp.is_some()
+        && !has_our_finalizer(machine)
+        && told.is_some_and(|told| told.reason == REMOVED)
+}
+
 /// Whether a machine holds CPUs, memory and quota: it may run, and on its host only.
 #[must_use]
 pub fn holds_reservation(machine: &VirtualMachine) -> bool {
+    if is_removed(machine) {
+        return false;
+    }
     machine.status.as_ref().is_some_and(|status| status.hypervisor.is_some() && is_true(&status.conditions, SCHEDULED))
 }
 
@@ -104,7 +122,8 @@ const fn is_active(phase: Phase) -> bool {
 /// long as it has a host.
 #[must_use]
 pub fn held(machine: &VirtualMachine) -> Amount {
-    let Some(status) = machine.status.as_ref().filter(|status| status.hypervisor.is_some()) else {
+    let there = |status: &&VirtualMachineStatus| status.hypervisor.is_some() && !is_removed(machine);
+    let Some(status) = machine.status.as_ref().filter(there) else {
         return Amount::default();
     };
     let needs = status.flavour.as_ref().map(|flavour| needs(flavour, status.image.as_ref())).unwrap_or_default();

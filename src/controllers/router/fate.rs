@@ -11,6 +11,7 @@ use super::observe::View;
 use super::plan::{Seat, Step, Telling, is_its_machine, is_owned_by, machine_name, make};
 use crate::api::conditions::{READY, find, is_true};
 use crate::api::{Phase, RouterRole, VirtualMachine};
+use crate::controllers::ownership::{adopt, is_controlled};
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::standing::SCHEDULED;
 use crate::libvirt::DomainUuid;
@@ -30,6 +31,12 @@ pub fn fate(view: &View, seat: RouterSeat, documents: Option<&Arc<Documents>>, n
         );
     };
     let machine = &replica.machine;
+    if is_left(machine, view) {
+        let mut adopted = (**machine).clone();
+        adopt(&mut adopted, &*view.router);
+        let message = format!("machine {name} is becoming the router's again");
+        return (vec![Step::PutBack(Box::new(adopted))], waits("MachineMissing", message));
+    }
     if !is_its_machine(machine, &view.router) {
         return (Vec::new(), waits("NameTaken", format!("somebody else made a machine {name}: delete it")));
     }
@@ -57,6 +64,16 @@ pub fn fate(view: &View, seat: RouterSeat, documents: Option<&Arc<Documents>>, n
         .or_else(|| changed.filter(|_| tell.is_none()))
         .or_else(|| view.desired.as_ref().err().cloned());
     (steps, Seat { name, wait, tell })
+}
+
+/// Whether a router of this name made the machine once, just as this one would, and nobody controls it now.
+fn is_left(machine: &VirtualMachine, view: &View) -> bool {
+    let wanted = make(&view.router, &machine.name_any(), &view.site.routers);
+    let same = machine.spec == wanted.spec
+        && wanted.labels().iter().all(|label| machine.labels().get(label.0) == Some(label.1));
+    let there = machine.metadata.deletion_timestamp.is_none();
+    // One that was appointed is known by its status, and its owner is put back.
+    same && there && machine.router().is_none() && !is_controlled(machine, &*view.router)
 }
 
 impl View {

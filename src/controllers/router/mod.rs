@@ -48,9 +48,9 @@ use super::error::Error;
 use super::news::tell as tell_news;
 use super::placement::observe::key;
 use super::runner;
-use super::writes::{add_finalizer, apply_status, remove_finalizer};
+use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
 use crate::api::conditions::{READY, find, is_true};
-use crate::api::{FINALIZER, VRouter, VRouterStatus};
+use crate::api::{VRouter, VRouterStatus, has_our_finalizer};
 use crate::metrics::{Counted, RouterMachines};
 
 /// A router on which nothing happens is asked this often whether it works by what it was told.
@@ -128,7 +128,8 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     memory.forget_the_gone(context);
     if router.metadata.deletion_timestamp.is_none() {
         add_finalizer(context, routers, &api, &router).await?;
-    } else if !router.finalizers().iter().any(|finalizer| finalizer == FINALIZER) {
+    } else if !has_our_finalizer(&*router) {
+        tell_kept(context, &*router).await?;
         return Ok(Action::await_change());
     }
     let router = routers.latest(&router).unwrap_or(router);
@@ -187,7 +188,7 @@ async fn tell_all(context: &Context, memory: &Memory, view: &View, plan: &Plan) 
     let one = |heard: Result<Option<Heard>, Error>| match heard {
         // The other one is told and heard whatever becomes of this one's host.
         Err(Error::Host { host, source }) if !alone => {
-            tracing::warn!(host, error = %source, "a router can't be asked");
+            tracing::warn!(host, error = %source, "one of two routers can't be asked");
             Ok(None)
         }
         heard => heard,

@@ -16,7 +16,7 @@ use super::memory::Replica;
 use super::news::news;
 use super::observe::View;
 use super::peers::Neighbour;
-use super::plan::{Plan, Step, Telling, machine_name, plan};
+use super::plan::{Plan, Step, Telling, is_owned_by, machine_name, plan};
 use super::status::status;
 use super::talk::{Heard, Peer, Working};
 use super::testing::{public, router};
@@ -245,8 +245,15 @@ fn only_its_farm_makes_a_router() {
     let foreign = changed(|machine| {
         machine.metadata.owner_references = None;
         machine.status.as_mut().unwrap().router = None;
+        machine.spec.flavour = "another".into();
     });
     does(&view(the_router(), foreign), &[], Some("NameTaken"));
+    let restored = changed(|machine| {
+        machine.metadata.owner_references = None;
+        machine.status = None;
+    });
+    let planned = plan(&view(the_router(), restored), now());
+    assert!(matches!(planned.steps.as_slice(), [Step::PutBack(machine)] if is_owned_by(machine, &the_router())));
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::kind::resource;
+use super::kind::{Write, resource};
 use super::refusal::Refusal;
 use super::store::Store;
 
 impl Store {
     /// What the garbage collector and the namespace controller would do now. Says whether there was anything.
     pub fn collect_garbage(&mut self, now: Timestamp) -> bool {
+        self.orphan_dependents(now);
         let mut doomed = Vec::new();
         for (of, kind) in &self.kinds {
             for ((namespace, name), entry) in &kind.objects {
@@ -27,6 +28,36 @@ impl Store {
             let _ = self.delete(of, namespace, name, &json!({}), now);
         }
         self.finish_namespaces(now) || !doomed.is_empty()
+    }
+
+    /// What somebody deleted with `--cascade=orphan` loses those it owns, and then the finalizer that asks for it.
+    fn orphan_dependents(&mut self, now: Timestamp) {
+        let all = |store: &Self| {
+            let objects = store.kinds.iter().flat_map(|(of, kind)| {
+                kind.objects.iter().map(|((namespace, name), entry)| {
+                    (of.clone(), namespace.clone(), name.clone(), entry.object.clone())
+                })
+            });
+            objects.collect::<Vec<_>>()
+        };
+        let write = Write { manager: "garbage-collector", status: false, now };
+        for (of, namespace, name, owner) in all(self) {
+            let metadata = &owner["metadata"];
+            let finalizers = metadata["finalizers"].as_array().cloned().unwrap_or_default();
+            if metadata["deletionTimestamp"].is_null() || !finalizers.contains(&json!("orphan")) {
+                continue;
+            }
+            for (of, namespace, name, dependent) in all(self) {
+                let owners = dependent["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+                let others: Vec<_> = owners.iter().filter(|one| one["uid"] != metadata["uid"]).collect();
+                if others.len() < owners.len() {
+                    let patch = json!({"metadata": {"ownerReferences": others}});
+                    let _ = self.merge(&of, &namespace, &name, &patch, &write);
+                }
+            }
+            let rest: Vec<_> = finalizers.iter().filter(|finalizer| **finalizer != "orphan").collect();
+            let _ = self.merge(&of, &namespace, &name, &json!({"metadata": {"finalizers": rest}}), &write);
+        }
     }
 
     fn finish_namespaces(&mut self, now: Timestamp) -> bool {

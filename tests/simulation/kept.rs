@@ -1,0 +1,162 @@
+//! Objects that others hold on to, part from their owners, or bring back from a backup.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::apiserver::{Resource, Store, resource};
+use crate::datacentre::{Live, ours};
+use crate::drive::drive;
+use crate::flows::{act, empty, with_farm, with_router};
+use crate::state::faults_of;
+
+fn machines() -> Resource {
+    ours("virtualmachines")
+}
+
+fn condition(object: &Value, kind: &str) -> (String, String) {
+    let conditions = object["status"]["conditions"].as_array();
+    let found = conditions.into_iter().flatten().find(|condition| condition["type"] == kind);
+    let text = |field: &str| found.map(|found| found[field].as_str().unwrap().to_owned()).unwrap_or_default();
+    (text("reason"), text("message"))
+}
+
+fn farm(store: &Store) -> Arc<Value> {
+    store.get(&ours("virtualfarms"), "tenant", "farm").expect("the farm is there")
+}
+
+impl Live {
+    /// Puts finalizers on an object.
+    fn hold(&self, plural: &str, name: &str, finalizers: &[&str]) {
+        self.patch(plural, "tenant", name, &json!({"metadata": {"finalizers": finalizers}}));
+    }
+
+    /// Deletes a farm as `kubectl delete --cascade=orphan` does.
+    fn part(&self, plural: &str, name: &str) {
+        self.hold(plural, name, &["cascina.dev/cleanup", "orphan"]);
+        self.delete(plural, "tenant", name);
+    }
+
+    /// Takes all objects of a namespace and their guests away, and brings the objects back as a backup does: without uids,
+    /// owners and statuses, and what is owned first.
+    fn restore(&self) {
+        self.world(|world| world.hosts.values_mut().for_each(|host| host.domains.clear()));
+        let kinds =
+            [machines(), ours("vrouters"), resource("rbac.authorization.k8s.io", "rolebindings"), ours("virtualfarms")];
+        self.api.with(|store, now| {
+            let kept: Vec<_> = kinds.iter().map(|kind| store.list(kind, "tenant")).collect();
+            for (kind, objects) in kinds.iter().zip(&kept) {
+                for object in objects {
+                    let name = object["metadata"]["name"].as_str().unwrap();
+                    let write = crate::apiserver::Write { manager: "backup", status: false, now };
+                    let nobody = json!({"metadata": {"finalizers": null}});
+                    store.merge(kind, "tenant", name, &nobody, &write).unwrap();
+                    store.delete(kind, "tenant", name, &json!({}), now).unwrap();
+                }
+            }
+            for (kind, objects) in kinds.iter().zip(&kept) {
+                for object in objects {
+                    let mut object = (**object).clone();
+                    let known = object["metadata"].clone();
+                    object["metadata"] =
+                        json!({"name": known["name"], "labels": known["labels"], "annotations": known["annotations"]});
+                    object.as_object_mut().unwrap().remove("status");
+                    store.create(kind, "tenant", object, "backup", now).unwrap();
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_farm_deleted_without_its_machines_waits_and_loses_nothing() {
+    for start in [with_farm(), with_router()] {
+        let before = start.store.list(&machines(), "tenant");
+        let driven = drive(start, &[act(0, |live, _| live.part("virtualfarms", "farm"))], None);
+        let after = driven.site.store.list(&machines(), "tenant");
+        let uids =
+            |machines: &[Arc<Value>]| machines.iter().map(|one| one["metadata"]["uid"].clone()).collect::<Vec<_>>();
+        assert_eq!(uids(&before), uids(&after));
+        assert!(after.iter().all(|machine| machine["status"]["phase"] == "Running"));
+        let (reason, message) = condition(&farm(&driven.site.store), "Deleting");
+        assert!(reason == "MachinesKept" && message.contains("farm-nodes-0"), "{reason}: {message}");
+
+        let gone = drive(
+            &driven.site,
+            &[act(0, |live, _| {
+                for machine in live.api.with(|store, _| store.list(&machines(), "tenant")) {
+                    let name = machine["metadata"]["name"].as_str().unwrap().to_owned();
+                    if !name.contains("router") {
+                        live.delete("virtualmachines", "tenant", &name);
+                    }
+                }
+                if live.api.with(|store, _| store.get(&ours("vrouters"), "tenant", "farm")).is_some() {
+                    live.delete("vrouters", "tenant", "farm");
+                }
+            })],
+            None,
+        );
+        assert!(gone.site.store.list(&ours("virtualfarms"), "").is_empty(), "{}", farm(&gone.site.store));
+        assert_eq!(faults_of(&gone.site), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn what_somebody_else_keeps_counts_no_more_and_says_what_it_waits_for() {
+    let driven = drive(
+        with_farm(),
+        &[act(0, |live, _| {
+            live.hold("virtualmachines", "farm-nodes-0", &["cascina.dev/cleanup", "example.org/backup"]);
+            live.edit_group("replicas", &json!(2));
+            live.delete("virtualmachines", "tenant", "farm-nodes-0");
+        })],
+        None,
+    );
+    let store = &driven.site.store;
+    let kept = store.get(&machines(), "tenant", "farm-nodes-0").unwrap();
+    let (reason, message) = condition(&kept, "Deleting");
+    assert!(reason == "Removed" && message.ends_with("keep it: example.org/backup"), "{reason}: {message}");
+    assert_eq!(kept["status"]["phase"], "Stopped");
+    assert_eq!(kept["metadata"]["finalizers"], json!(["example.org/backup"]));
+    let used = &farm(store)["status"]["quotaUsed"];
+    let others = store.list(&machines(), "tenant").len() as i64 - 1;
+    assert_eq!(used["instances"], others, "{used}");
+    assert_eq!(faults_of(&driven.site), Vec::<String>::new());
+    let let_go = drive(
+        &driven.site,
+        &[act(0, |live, _| {
+            live.patch("virtualmachines", "tenant", "farm-nodes-0", &json!({"metadata": {"finalizers": null}}))
+        })],
+        None,
+    );
+    assert_eq!(condition(&farm(&let_go.site.store), "Ready").0, "MachinesReady");
+}
+
+#[test]
+fn a_farm_that_somebody_else_keeps_says_so() {
+    let driven = drive(
+        with_farm(),
+        &[act(0, |live, _| {
+            live.hold("virtualfarms", "farm", &["cascina.dev/cleanup", "example.org/backup"]);
+            live.delete("virtualfarms", "tenant", "farm");
+        })],
+        None,
+    );
+    let (reason, message) = condition(&farm(&driven.site.store), "Deleting");
+    assert!(reason == "KeptByOthers" && message.ends_with("keep it: example.org/backup"), "{reason}: {message}");
+}
+
+#[test]
+fn what_a_backup_brings_back_becomes_ready() {
+    let driven = drive(with_router(), &[act(0, |live, _| live.restore())], None);
+    let store = &driven.site.store;
+    let farm = farm(store);
+    assert_eq!(condition(&farm, "Ready").0, "MachinesReady", "{}", farm["status"]);
+    let machines = store.list(&machines(), "tenant");
+    assert_eq!(machines.len(), 3);
+    let owned =
+        |object: &Value| object["metadata"]["ownerReferences"].as_array().is_some_and(|owners| owners.len() == 1);
+    assert!(machines.iter().all(|machine| owned(machine)), "{machines:?}");
+    assert!(store.list(&ours("vrouters"), "tenant").iter().all(|router| owned(router)));
+    assert_eq!(empty().store.list(&ours("virtualfarms"), "").len(), 0);
+}
