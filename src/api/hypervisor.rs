@@ -255,28 +255,47 @@ pub struct PoolMark {
     pub volume: String,
 }
 
-/// What is left of a machine on a host that doesn't answer: its copy there was given up, and is removed when the host
-/// returns.
-#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+/// A copy of a machine on a host: its domain and its volumes, as they are or may be, and what they hold.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Tombstone {
+pub struct MachineCopy {
     /// `metadata.uid` of the machine.
     pub uid: String,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its farm.
-    pub farm: String,
-    /// The placement that was given up; a copy of a later one isn't meant.
+    /// Its farm; absent: a domain of which no object is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub farm: Option<String>,
+    /// The placement that it is of.
     pub epoch: i64,
-    /// Its address, which nobody else gets before the copy is removed or the host is fenced.
+    /// Its address, which nobody else gets before the copy is gone or the host is fenced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// Its public addresses, if it was a router: nobody else gets them either.
+    /// Its public addresses, if it is a router: nobody else gets them either.
     #[serde(default, rename = "publicIPs", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub public_ips: Vec<String>,
+    /// It is a router, which no quota counts.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub router: bool,
+    /// What it takes from its host, and from its farm's quota.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<Resources>,
+}
+
+/// What is left of a machine on a host: its copy there was given up, because the host was lost or because its object went
+/// past its finalizer, and is removed.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Tombstone {
+    /// The copy; one of a later placement isn't meant.
+    #[serde(flatten)]
+    pub copy: MachineCopy,
+    /// Its object went while the host answered, so the host takes machines while it is removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub departed: bool,
     /// When it was given up.
     pub since: Time,
 }
@@ -352,9 +371,14 @@ pub struct HypervisorStatus {
     /// Since when the host is `Unreachable`, by silence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreachable_since: Option<Time>,
-    /// Copies of machines that were given up while the host didn't answer.
+    /// Copies of the machines that have this host, and domains of ours whose objects aren't known: what they hold is taken
+    /// until they are seen to be gone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 512))]
+    #[schemars(length(max = 2048))]
+    pub copies: Vec<MachineCopy>,
+    /// Copies of machines that were given up, and are removed when the host answers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2048))]
     pub tombstones: Vec<Tombstone>,
     /// `Ready`, `Reachable`, `IsolationVerified`, `Schedulable`, `Fenced`, `StrayCopies`, `Orphans`, `CertificateExpiring`.
     #[serde(skip_serializing_if = "Vec::is_empty")]

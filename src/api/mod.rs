@@ -23,8 +23,8 @@ pub use farm::{
 pub use flavour::{Bandwidth, Flavour, FlavourSpec};
 pub use hypervisor::{
     Capacity, DriftPolicy, Hypervisor, HypervisorClass, HypervisorNetwork, HypervisorNetworks, HypervisorPhase,
-    HypervisorSpec, HypervisorStatus, HypervisorStorage, Isolation, Maintenance, Overcommit, PoolMark, Resources,
-    SecretRef, Tombstone, Virtualization,
+    HypervisorSpec, HypervisorStatus, HypervisorStorage, Isolation, MachineCopy, Maintenance, Overcommit, PoolMark,
+    Resources, SecretRef, Tombstone, Virtualization,
 };
 pub use image::{
     CachePolicy, DiskFormat, DiskImage, Image, ImageCache, ImageHost, ImageHostState, ImagePhase, ImageSource,

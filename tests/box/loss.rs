@@ -228,8 +228,9 @@ async fn soak_a_namespace_goes_while_a_host_is_lost_and_what_it_left_goes_when_t
     the_box.until_gone(&namespaces, &tenant.namespace, GIVEN_UP).await;
     println!("the namespace was gone {:.1} s after its deletion", deleted.elapsed().as_secs_f64());
     let host = the_box.all::<Hypervisor>().get("worker-1").await.unwrap();
-    let tombstone = status(&host).tombstones.into_iter().find(|tombstone| tombstone.uid == uid).expect("its tombstone");
-    assert_eq!((tombstone.namespace, tombstone.address), (tenant.namespace.clone(), Some(address)));
+    let tombstone =
+        status(&host).tombstones.into_iter().find(|tombstone| tombstone.copy.uid == uid).expect("its tombstone");
+    assert_eq!((tombstone.copy.namespace, tombstone.copy.address), (tenant.namespace.clone(), Some(address)));
     let other = the_box.tenant("heir").await;
     let farm = other.given_farm("farm", json!({})).await;
     assert_ne!(farm.status.unwrap().network.unwrap(), network, "somebody may still be in there");

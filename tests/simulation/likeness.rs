@@ -24,15 +24,19 @@ async fn the_simulated_api_server_answers_as_a_real_one() {
     let now = Timestamp::now();
     let store = Store::new(now);
     let faults = Arc::new(Faults::new(0, None, Odds::default()));
-    let simulated = ApiServer::new(store, Clock::Wall).client(&faults);
-    let (real, simulated) = (script(&real.client).await, script(&simulated).await);
+    let server = ApiServer::new(store, Clock::Wall);
+    let collect = || {
+        server.with(|store, now| store.collect_garbage(now));
+    };
+    // A real cluster does that by itself.
+    let (real, simulated) = (script(&real.client, &|| ()).await, script(&server.client(&faults), &collect).await);
     for ((step, real), (_, simulated)) in real.iter().zip(&simulated) {
         assert_eq!(simulated, real, "{step}: simulated (left) and real (right)");
     }
     println!("{} steps alike", real.len());
 }
 
-async fn script(client: &Client) -> Record {
+async fn script(client: &Client, collect: &dyn Fn()) -> Record {
     let namespace = format!("likeness-{}", fastrand::u32(..));
     make_namespace(client, &namespace).await;
     let machines: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &machine());
@@ -41,6 +45,7 @@ async fn script(client: &Client) -> Record {
     shares(&machines, &mut record).await;
     preconditions(&machines, &mut record).await;
     deletion(&machines, &mut record).await;
+    garbage(&machines, collect, &mut record).await;
     record
 }
 
@@ -117,6 +122,34 @@ async fn deletion(machines: &Api<DynamicObject>, record: &mut Record) {
         "delete what is gone",
         told(machines.delete("one", &DeleteParams::default()).await.map(|answer| answer.left().unwrap())),
     ));
+}
+
+/// An owner is a uid: one of that name and another uid is none, and who has no owner left is deleted, by the garbage collector.
+async fn garbage(machines: &Api<DynamicObject>, collect: &dyn Fn(), record: &mut Record) {
+    let make = async |name: &str, owners: Value| {
+        let metadata = json!({"name": name, "finalizers": ["cascina.dev/cleanup"], "ownerReferences": owners});
+        machines.create(&PostParams::default(), &object(&json!({"metadata": metadata, "spec": spec()}))).await.unwrap()
+    };
+    let owner = |name: &str, uid: &str| json!({"apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualMachine", "name": name, "uid": uid});
+    let owned = make("owner", json!([])).await.metadata.uid.unwrap_or_default();
+    let nobody = || owner("nobody", "00000000-0000-4000-8000-00000000dead");
+    let another = || owner("owner", "00000000-0000-4000-8000-00000000beef");
+    make("of-nobody", json!([nobody()])).await;
+    make("of-another", json!([another()])).await;
+    make("of-two", json!([owner("owner", &owned), nobody()])).await;
+    let is_going = async |name: &str| machines.get(name).await.unwrap().metadata.deletion_timestamp.is_some();
+    for _ in 0..60 {
+        collect();
+        if is_going("of-nobody").await && is_going("of-another").await {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    for name in ["owner", "of-nobody", "of-another", "of-two"] {
+        record.push(("garbage", json!({name: is_going(name).await})));
+        let none = json!({"metadata": {"finalizers": null}});
+        machines.patch(name, &PatchParams::default(), &Patch::Merge(&none)).await.unwrap();
+    }
 }
 
 async fn version(machines: &Api<DynamicObject>) -> Option<String> {

@@ -121,3 +121,46 @@ fn a_public_address_stays_taken_until_the_router_that_has_it_is_gone() {
     let waits = site.store.get(&ours("vrouters"), "tenant", "farm").expect("it waits for its machine");
     assert_eq!(reason(&waits, "Deleting"), "MachinePresent");
 }
+fn strip_a_machine(live: &Live) {
+    let paused = json!({"metadata": {"annotations": {"cascina.dev/paused": "true"}}});
+    live.patch("virtualmachines", "tenant", "farm-nodes-0", &paused);
+    live.delete("virtualmachines", "tenant", "farm-nodes-0");
+    strip(live, "virtualmachines", "farm-nodes-0", "finalizers");
+}
+
+/// Whatever a farm's tenant does with finalizers, his guests count until they are gone, and they go.
+fn nothing_runs_outside_the_quota(acts: &[Act]) {
+    let quota = act(0, |live, _| live.patch_farm(&json!({"quota": {"instances": 3}})));
+    let acts: Vec<_> = [quota].into_iter().chain(acts.iter().copied()).collect();
+    let site = drive(with_farm(), &acts, None).site;
+    assert_eq!(site.world.violations.found, Vec::<String>::new());
+    let domains = site.world.hosts.values().flat_map(|host| host.domains.values());
+    assert_eq!(domains.filter(|domain| domain.spec.tag.namespace == "tenant").count(), 3, "the old guest is gone");
+    assert_eq!(crate::state::faults_of(&site), Vec::<String>::new());
+}
+
+#[test]
+fn a_guest_whose_object_went_past_its_finalizer_counts_until_it_is_gone() {
+    nothing_runs_outside_the_quota(&[act(5, |live, _| strip_a_machine(live))]);
+}
+
+#[test]
+fn it_goes_under_the_policy_that_only_reports() {
+    nothing_runs_outside_the_quota(&[act(5, |live, _| {
+        for host in ["worker-1", "worker-2", "worker-3"] {
+            live.patch("hypervisors", "", host, &json!({"spec": {"driftPolicy": "Report"}}));
+        }
+        strip_a_machine(live);
+    })]);
+}
+
+#[test]
+fn it_goes_though_no_operator_was_there_to_see() {
+    nothing_runs_outside_the_quota(&[
+        act(5, |_, faults| faults.disturb(|way| way.away = true)),
+        act(5, |live, faults| {
+            strip_a_machine(live);
+            faults.dead.cancel();
+        }),
+    ]);
+}

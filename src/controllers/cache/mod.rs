@@ -28,9 +28,6 @@ use objects::{Objects, is_newer, key};
 /// How many changes a slow listener may lag behind before it is shown every object again.
 const BACKLOG: usize = 4096;
 
-/// How many deleted objects are remembered, so that a late answer doesn't bring one back.
-const TOMBSTONES: usize = 4096;
-
 /// What every kind that is cached can do.
 pub trait Cached: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
 
@@ -138,7 +135,7 @@ impl<K: Cached> Cache<K> {
 
     /// Whether an object of this uid was seen to be deleted: a fact, where its absence from a list is none.
     pub fn was_deleted(&self, uid: &str) -> bool {
-        self.lock().buried.iter().any(|buried| buried == uid)
+        self.lock().buried.contains(uid)
     }
 
     /// Waits until the first full list has arrived.
@@ -254,9 +251,8 @@ impl<K: Cached> Cache<K> {
         if objects.by_key.get(&key(&*object)).is_some_and(|known| known.uid() == object.uid()) {
             objects.remove(&key(&*object));
         }
-        objects.buried.extend(object.uid());
-        if objects.buried.len() > TOMBSTONES {
-            objects.buried.pop_front();
+        if let Some(uid) = object.uid() {
+            objects.buried.add(object.namespace().unwrap_or_default(), uid);
         }
         drop(objects);
         let _ = self.changes.send(object);

@@ -1,6 +1,6 @@
 //! Objects of one kind, filed by name and by one thing more.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use kube::{Resource, ResourceExt};
@@ -11,13 +11,43 @@ pub type Key = (String, String);
 /// Under what an object is filed, besides its name: what many are looked up by that are few of all.
 pub type Index<K> = fn(&K) -> Option<&str>;
 
+/// How many deleted objects of a namespace are remembered, so that a late answer doesn't bring one back. Each has a list of its
+/// own: what one tenant deletes pushes nobody else's out.
+const REMEMBERED: usize = 1024;
+
+/// The uids of objects that were seen to be deleted.
+#[derive(Default)]
+pub(super) struct Buried {
+    by_namespace: HashMap<String, VecDeque<String>>,
+    uids: HashSet<String>,
+}
+
+impl Buried {
+    pub(super) fn add(&mut self, namespace: String, uid: String) {
+        if !self.uids.insert(uid.clone()) {
+            return;
+        }
+        let of_namespace = self.by_namespace.entry(namespace).or_default();
+        of_namespace.push_back(uid);
+        if of_namespace.len() > REMEMBERED
+            && let Some(oldest) = of_namespace.pop_front()
+        {
+            self.uids.remove(&oldest);
+        }
+    }
+
+    pub(super) fn contains(&self, uid: &str) -> bool {
+        self.uids.contains(uid)
+    }
+}
+
 /// All objects of one kind as they are known, and how they are found.
 pub(super) struct Objects<K> {
     pub(super) index: Index<K>,
     pub(super) by_key: BTreeMap<Key, Arc<K>>,
     pub(super) by_entry: BTreeMap<String, BTreeSet<Key>>,
     pub(super) uids: HashSet<String>,
-    pub(super) buried: VecDeque<String>,
+    pub(super) buried: Buried,
 }
 
 impl<K: Resource> Objects<K> {
@@ -27,7 +57,7 @@ impl<K: Resource> Objects<K> {
             by_key: BTreeMap::new(),
             by_entry: BTreeMap::new(),
             uids: HashSet::new(),
-            buried: VecDeque::new(),
+            buried: Buried::default(),
         }
     }
 

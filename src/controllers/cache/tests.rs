@@ -120,6 +120,14 @@ fn a_list_that_lacks_much_is_noticed_and_deletions_are_not_held_against_it() {
 }
 
 #[test]
+fn what_is_deleted_in_one_namespace_pushes_nothing_of_another_out() {
+    let mut buried = super::objects::Buried::default();
+    buried.add("modest".into(), "one".into());
+    (0..5_000).for_each(|index| buried.add("greedy".into(), format!("uid-{index}")));
+    assert!(buried.contains("one") && buried.contains("uid-4999") && !buried.contains("uid-0"));
+}
+
+#[test]
 fn only_what_the_watch_reported_was_deleted() {
     let cache = cache();
     cache.take_in(Arc::new(object("a", 5)));

@@ -66,6 +66,7 @@ fn at_once(view: &View) -> View {
         network: view.network.clone(),
         promised: view.promised.clone(),
         left_behind: view.left_behind.clone(),
+        hosts_are_unread: view.hosts_are_unread,
         budget: view.budget.clone(),
         router: view.router.clone(),
     }

@@ -84,7 +84,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
 }
 
 /// What wakes a farm besides itself: its machines, its router, a network that somebody (a farm, or a host that returned) gives back,
-/// an address that is kept on a lost host or isn't any more, the site's pool and quota.
+/// an address that is kept on a host or isn't any more, the site's pool and quota.
 fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>> {
     let machines = context.caches.machines.changes().map(|machine| farms_of(&machine));
     let routers = context.caches.routers.changes().map(|router| vec![farm_of_router(&router)]);
@@ -109,10 +109,12 @@ fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>
         .boxed()
 }
 
-/// The addresses that nobody gets because copies of machines may still run on a host with them, and their farms.
+/// The addresses of copies on a host, which nobody else gets, and their farms.
 fn kept_addresses(host: &Hypervisor) -> BTreeSet<(Key, Option<String>)> {
-    let tombstones = host.status.iter().flat_map(|status| &status.tombstones);
-    let kept = tombstones.map(|stone| ((stone.namespace.clone(), stone.farm.clone()), stone.address.clone()));
+    let status = host.status.iter();
+    let copies =
+        status.flat_map(|status| status.copies.iter().chain(status.tombstones.iter().map(|stone| &stone.copy)));
+    let kept = copies.filter_map(|copy| Some(((copy.namespace.clone(), copy.farm.clone()?), copy.address.clone())));
     kept.collect()
 }
 
@@ -183,7 +185,8 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
     if let Some(error) = done.error.or(access.err()) {
         return Err(error);
     }
-    let pause = pause.unwrap_or(INTERVAL);
+    let unread = view.hosts_are_unread.then_some(SURPRISED);
+    let pause = pause.into_iter().chain(unread).min().unwrap_or(INTERVAL);
     Ok(Action::requeue(if done.surprised { pause.min(SURPRISED) } else { pause }))
 }
 

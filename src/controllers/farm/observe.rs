@@ -12,9 +12,9 @@ use super::network::{Claim, Verdict, choose};
 use crate::api::{VRouter, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
-use crate::controllers::ledger::{Ledger, is_member};
+use crate::controllers::ledger::{HOSTS_UNREAD, Ledger, is_member};
 use crate::controllers::placement::observe::{key, quota_of};
-use crate::controllers::placement::plan::{Amount, Budget};
+use crate::controllers::placement::plan::{Amount, Budget, Wait};
 use crate::controllers::placement::standing::{held, holds_reservation};
 use crate::network::FarmNetwork;
 
@@ -30,6 +30,8 @@ pub struct View {
     pub promised: Promises,
     /// Addresses of its network that hosts have, or may have, and that none of its machines has.
     pub left_behind: BTreeSet<Ipv4Addr>,
+    /// What is on hosts isn't known yet: nothing new is given.
+    pub hosts_are_unread: bool,
     /// Its quota and what of it is used.
     pub budget: Budget,
     /// The router of its name.
@@ -68,7 +70,8 @@ fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promis
         network: memory.network(context, farm, &ledger, promising),
         promised: memory.promises(&farm_key, &machines),
         left_behind: left_behind(farm, &machines, &ledger),
-        budget: budget(context, farm, &machines),
+        hosts_are_unread: ledger.is_unread(),
+        budget: budget(context, farm, &machines, &ledger),
         router: context.caches.routers.get(&farm_key.0, &farm_key.1),
         farm: Arc::clone(farm),
         machines,
@@ -103,7 +106,7 @@ fn claims_of_machines(context: &Context, farm: &VirtualFarm, ledger: &Ledger) ->
     others.iter().filter_map(of_object).chain(on_hosts).collect()
 }
 
-fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>]) -> Budget {
+fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>], ledger: &Ledger) -> Budget {
     let mut budget = Budget {
         farm: key(farm),
         quota: quota_of(farm, context.site().default_quota),
@@ -115,6 +118,13 @@ fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>
     for machine in machines.iter().filter(is_counted) {
         budget.instances += i64::from(holds_reservation(machine));
         budget.used += held(machine);
+    }
+    for entry in ledger.remains(|uid| context.caches.machines.has_uid(uid)) {
+        let of_farm = entry.holding.machine.0 == budget.farm.0 && entry.holding.farm.as_ref() == Some(&budget.farm.1);
+        if of_farm && !entry.holding.is_router {
+            budget.instances += 1;
+            budget.used += entry.holding.amount;
+        }
     }
     budget
 }
@@ -137,6 +147,9 @@ impl Memory {
             Claim { held: claim.held.or_else(|| promise(&claim.farm)), ..claim }
         });
         let mut others: Vec<_> = others.collect();
+        if own.is_choosing() && ledger.is_unread() {
+            return Err(Wait::new(HOSTS_UNREAD, "every host is looked at once before a network is given"));
+        }
         if own.is_choosing() {
             others.extend(claims_of_machines(context, farm, ledger));
         }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::addresses::{Addresses, give};
+use super::addresses::{Addresses, Gift, give};
 use super::groups::{Found, GroupPlan, is_left, is_made_by, plan_group, seat};
 use super::observe::View;
-use super::router::{is_router_of, plan_router};
+use super::router::{has_address, is_router_of, plan_router};
 use crate::api::{MachineGroup, VRouter, VirtualMachine, keeps_dependents};
 use crate::controllers::ledger::is_member;
 use crate::controllers::placement::observe::is_router_to_be;
@@ -59,8 +59,14 @@ pub fn plan(view: &View) -> Plan {
     let Ok(network) = &view.network else { return plan };
     let addresses = give(*network, &view.own_machines(), &view.promised, &view.kept_back(*network));
     plan.addresses_used = addresses.used;
-    plan.steps
-        .extend(addresses.gifts.iter().map(|(machine, address)| Step::GiveAddress(Arc::clone(machine), *address)));
+    let may_give = |gift: &&Gift| !view.hosts_are_unread || has_address(&gift.0);
+    plan.steps.extend(
+        addresses
+            .gifts
+            .iter()
+            .filter(may_give)
+            .map(|(machine, address)| Step::GiveAddress(Arc::clone(machine), *address)),
+    );
     let mut taken = Vec::new();
     for group in plan_groups(view) {
         plan.steps.extend(group.remove.into_iter().chain(group.replace).map(Step::Delete));

@@ -43,7 +43,8 @@ pub fn plan_router(view: &View, network: FarmNetwork) -> (Vec<Step>, Vec<Wait>) 
     }
     let routers = view.own_routers();
     steps.extend(routers.iter().filter(|machine| is_there(machine)).filter_map(bind));
-    for machine in routers.iter().filter(|machine| !has_address(machine) && is_there(machine)) {
+    let waits = |machine: &&Arc<VirtualMachine>| !view.hosts_are_unread && !has_address(machine) && is_there(machine);
+    for machine in routers.iter().filter(waits) {
         match address(view, network, machine) {
             Ok(address) => steps.extend(address.map(|address| Step::GiveAddress(Arc::clone(machine), address))),
             Err(wait) => troubles.push(wait),
@@ -58,7 +59,8 @@ fn bind(machine: &Arc<VirtualMachine>) -> Option<Step> {
     Some(Step::GiveAddress(Arc::clone(machine), status.address.as_ref()?.parse().ok()?))
 }
 
-fn has_address(machine: &VirtualMachine) -> bool {
+/// Whether a machine was given an address.
+pub(super) fn has_address(machine: &VirtualMachine) -> bool {
     machine.status.as_ref().is_some_and(|status| status.address.is_some())
 }
 

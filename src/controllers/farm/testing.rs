@@ -125,6 +125,7 @@ pub fn given(farm: VirtualFarm) -> Given {
         network: Ok("172.16.1.0/24".parse().unwrap()),
         promised: Default::default(),
         left_behind: Default::default(),
+        hosts_are_unread: false,
         budget,
         router: None,
     })

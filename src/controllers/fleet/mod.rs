@@ -91,6 +91,16 @@ impl Fleet {
         view.survey.present().is_none() && (view.error.is_none() || view.last_contact.is_some_and(recent))
     }
 
+    /// Whether a host hasn't been read since the operator's start, and still may be within the time that first connections take:
+    /// until then nobody knows what is on it beside what its status lists.
+    pub fn is_unread(&self, name: &str) -> bool {
+        let is_read = |host: Arc<FleetHost>| {
+            let view = host.view();
+            view.last_contact.is_some() || view.error.is_some()
+        };
+        self.began.elapsed() < OPENING && !self.get(name).is_some_and(is_read)
+    }
+
     /// The host of a `Hypervisor`, if its connection was made from this and nothing else.
     pub fn get_made_from(&self, name: &str, fingerprint: &str) -> Option<Arc<FleetHost>> {
         self.get(name).filter(|known| known.fingerprint == fingerprint)

@@ -4,7 +4,7 @@
 //! epoch than the machine's object knows comes from a time that the object has forgotten: from before a backup was
 //! restored. The first is removed; the second is never touched.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -32,6 +32,8 @@ pub struct Owners {
     pub cluster: String,
     /// The pool is one that other hosts have, too.
     pub pool_is_shared: bool,
+    /// Machines that were seen to be deleted.
+    pub deleted: BTreeSet<Uuid>,
     /// By uid; a machine that isn't in here has no object.
     pub machines: BTreeMap<Uuid, Whereabouts>,
 }
@@ -67,15 +69,15 @@ impl Copy {
 }
 
 impl Owners {
-    fn find(&self, uid: &str) -> Option<&Whereabouts> {
+    pub(super) fn find(&self, uid: &str) -> Option<&Whereabouts> {
         self.machines.get(&uid.parse().ok()?)
     }
 
     /// Whether a machine was given up here, and then stayed after all.
     #[must_use]
     pub fn stayed(&self, tombstone: &Tombstone) -> bool {
-        self.find(&tombstone.uid).is_some_and(|machine| {
-            machine.host.as_ref() == Some(&self.here) && machine.epoch <= tombstone.epoch && !machine.deleted
+        self.find(&tombstone.copy.uid).is_some_and(|machine| {
+            machine.host.as_ref() == Some(&self.here) && machine.epoch <= tombstone.copy.epoch && !machine.deleted
         })
     }
 
@@ -92,7 +94,7 @@ impl Owners {
     fn standing(&self, tag: &OwnershipTag, tombstones: &[Tombstone]) -> Standing {
         let Some(machine) = self.machines.get(&tag.uid) else {
             let uid = tag.uid.to_string();
-            let given_up = tombstones.iter().any(|known| known.uid == uid && known.epoch >= tag.epoch);
+            let given_up = tombstones.iter().any(|known| known.copy.uid == uid && known.copy.epoch >= tag.epoch);
             return if given_up { Standing::Stale } else { Standing::Unclaimed };
         };
         match &machine.host {
@@ -119,14 +121,18 @@ pub fn tags(survey: &Survey) -> impl Iterator<Item = &OwnershipTag> {
 /// Whether a host still has something of a copy that was given up.
 #[must_use]
 pub fn is_left(tombstone: &Tombstone, survey: &Survey, owners: &Owners) -> bool {
-    match tags(survey).find(|tag| tag.uid.to_string() == tombstone.uid) {
-        Some(tag) => tag.epoch <= tombstone.epoch,
-        None => volumes(&tombstone.uid, survey, owners).next().is_some(),
+    match tags(survey).find(|tag| tag.uid.to_string() == tombstone.copy.uid) {
+        Some(tag) => tag.epoch <= tombstone.copy.epoch,
+        None => volumes(&tombstone.copy.uid, survey, owners).next().is_some(),
     }
 }
 
 /// The volumes of a machine that only this host's copy can be using. Those that a domain which isn't ours may use stay.
-fn volumes<'a>(uid: &str, survey: &'a Survey, owners: &Owners) -> impl Iterator<Item = &'a String> + use<'a> {
+pub(super) fn volumes<'a>(
+    uid: &str,
+    survey: &'a Survey,
+    owners: &Owners,
+) -> impl Iterator<Item = &'a String> + use<'a> {
     let uuid = uid.parse::<Uuid>().ok();
     let domain = uuid.and_then(|uuid| survey.domains.get(&DomainUuid(uuid)));
     let in_use = uuid.is_none() || owners.shares_volumes(uid) || domain.is_some_and(|domain| domain.tag.is_none());
@@ -140,7 +146,7 @@ fn volumes<'a>(uid: &str, survey: &'a Survey, owners: &Owners) -> impl Iterator<
 pub fn removals(survey: &Survey, copies: &[Copy], tombstones: &[Tombstone], owners: &Owners) -> Vec<Step> {
     let stale: Vec<_> = copies.iter().filter(|copy| copy.standing == Standing::Stale).collect();
     let mut steps: Vec<_> = stale.iter().map(|copy| Step::RemoveCopy(copy.tag.clone())).collect();
-    let given_up = tombstones.iter().map(|tombstone| tombstone.uid.clone());
+    let given_up = tombstones.iter().map(|tombstone| tombstone.copy.uid.clone());
     let mut uids: Vec<_> = given_up.filter(|uid| !owners.is_home(uid)).collect();
     uids.extend(stale.iter().map(|copy| copy.tag.uid.to_string()));
     uids.sort();

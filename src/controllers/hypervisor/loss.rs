@@ -22,7 +22,10 @@ use crate::controllers::placement::standing::wishes_to_run;
 use crate::libvirt::Survey;
 
 /// How many tombstones a host keeps: its object has to stay small.
-pub const MOST_TOMBSTONES: usize = 512;
+pub const MOST_TOMBSTONES: usize = 2048;
+
+/// How many of them may be of one namespace.
+pub const MOST_OF_NAMESPACE: usize = 512;
 
 /// How long what is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -175,13 +178,26 @@ fn give_up(loss: &mut Loss, seen: &View, patience: &Patience, now: Timestamp) {
 }
 
 fn bury(loss: &mut Loss, placed: &Placed, now: Timestamp) {
-    let copy = &placed.copy;
-    let full = loss.tombstones.len() >= MOST_TOMBSTONES;
-    match loss.tombstones.iter_mut().find(|known| known.uid == copy.uid) {
-        Some(known) if known.epoch >= copy.epoch => {}
-        Some(known) => *known = Tombstone { since: Time(whole_seconds(now)), ..copy.clone() },
-        None if full => loss.without += 1,
-        None => loss.tombstones.push(Tombstone { since: Time(whole_seconds(now)), ..copy.clone() }),
+    let tombstone = Tombstone { copy: placed.copy.clone(), departed: false, since: Time(whole_seconds(now)) };
+    if !loss.add(tombstone) {
+        loss.without += 1;
+    }
+}
+
+impl Loss {
+    /// Adds a tombstone, in place of one of an earlier placement. Says whether there is room for it: one namespace can't take
+    /// the room of others.
+    pub(super) fn add(&mut self, tombstone: Tombstone) -> bool {
+        let copy = &tombstone.copy;
+        let of_namespace = self.tombstones.iter().filter(|known| known.copy.namespace == copy.namespace).count();
+        let full = of_namespace >= MOST_OF_NAMESPACE || self.tombstones.len() >= MOST_TOMBSTONES;
+        match self.tombstones.iter_mut().find(|known| known.copy.uid == copy.uid) {
+            Some(known) if known.copy.epoch >= copy.epoch => {}
+            Some(known) => *known = tombstone,
+            None if full => return false,
+            None => self.tombstones.push(tombstone),
+        }
+        true
     }
 }
 

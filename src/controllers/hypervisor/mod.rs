@@ -4,6 +4,7 @@ mod act;
 mod certificates;
 mod claims;
 mod copies;
+mod departed;
 pub mod loss;
 mod observe;
 mod orphans;

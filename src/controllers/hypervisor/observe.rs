@@ -7,7 +7,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
@@ -17,10 +16,10 @@ use super::certificates::is_expiring;
 use super::copies::Owners;
 use super::loss::leaves;
 use super::orphans::Sweep;
-use super::owners::owners;
+use super::owners::{absent, owners};
 use super::plan::{Placed, Refusal, View, expected_mark};
 use super::sweep::sweep;
-use crate::api::{Hypervisor, Image, ObjectName, Resources, Tombstone, VirtualMachine};
+use crate::api::{Hypervisor, Image, MachineCopy, ObjectName, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::{Expected, FleetHost};
@@ -93,6 +92,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
             BTreeSet::new()
         },
         placed,
+        absent: absent(context, hypervisor),
         pool_is_shared: shares_its_pool(context, hypervisor),
         most_are_silent: most_are_silent(context, hypervisor),
         owners,
@@ -353,21 +353,18 @@ fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed
         name: format!("{namespace}/{name}"),
         leaves: leaves(machine, hypervisor),
         deleted,
-        copy: Tombstone {
+        copy: MachineCopy {
             uid: machine.uid()?,
             namespace,
             name,
-            farm: machine.spec.farm.clone(),
+            farm: Some(machine.spec.farm.clone()),
             epoch: status.epoch.unwrap_or_default(),
             address: status.address.clone(),
             public_ips: machine.router().map(|role| role.public_ips.clone()).unwrap_or_default(),
-            since: Time(deleted.unwrap_or_default()),
+            router: machine.router().is_some(),
+            holds: Some(held.into()),
         },
         farm_is_gone: false,
-        holds: Resources {
-            cpu: i32::try_from(held.cpus).unwrap_or(i32::MAX),
-            memory: held.memory,
-            storage: held.storage,
-        },
+        holds: held.into(),
     })
 }

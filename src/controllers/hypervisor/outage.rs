@@ -89,7 +89,7 @@ fn named(machines: &[String]) -> String {
 }
 
 fn full_name(tombstone: &Tombstone) -> String {
-    format!("{}/{}", tombstone.namespace, tombstone.name)
+    format!("{}/{}", tombstone.copy.namespace, tombstone.copy.name)
 }
 
 /// What stays behind on a host that is let go.
@@ -102,9 +102,16 @@ pub fn left_behind(plan: &Plan) -> Option<String> {
 /// What is worth an event of what is given up on the host and what turns up there.
 pub fn losses(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) -> Vec<News> {
     let before = hypervisor.status.as_ref().map(|status| status.tombstones.as_slice()).unwrap_or_default();
-    let fresh = after.tombstones.iter().filter(|tombstone| !before.contains(tombstone)).map(full_name);
-    let (fresh, gone) = (fresh.collect::<Vec<_>>(), before.len() > after.tombstones.len());
+    let fresh = after.tombstones.iter().filter(|tombstone| !before.contains(tombstone));
+    let (departed, fresh): (Vec<_>, Vec<_>) = fresh.partition(|tombstone| tombstone.departed);
+    let [departed, fresh] = [departed, fresh].map(|list| list.into_iter().map(full_name).collect::<Vec<_>>());
+    let gone = before.len() > after.tombstones.len();
     let mut news = Vec::new();
+    if !departed.is_empty() {
+        let message =
+            format!("their objects went past their finalizers, so they are removed here: {}", named(&departed));
+        news.push(News::normal("RemovingDeparted", message));
+    }
     if !fresh.is_empty() {
         let message = format!("given up here, to be removed when the host returns: {}", named(&fresh));
         news.push(News::warning("GivenUp", message));

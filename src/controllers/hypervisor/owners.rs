@@ -1,13 +1,13 @@
 //! Looks up whose the domains on a host are.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt;
 use uuid::Uuid;
 
 use super::copies::{Owners, Standing, Whereabouts, copies, tags};
-use crate::api::{Hypervisor, ObjectName, VirtualMachine};
+use crate::api::{Hypervisor, MachineCopy, ObjectName, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::{FleetHost, HostView};
@@ -35,8 +35,14 @@ pub async fn owners(
     let ours = tags(survey).filter(|tag| tag.cluster == context.cluster);
     let mut asked: BTreeMap<_, _> = ours.map(|tag| (tag.uid, (tag.namespace.clone(), tag.name.clone()))).collect();
     for tombstone in tombstones {
-        if let Ok(uid) = tombstone.uid.parse::<Uuid>() {
-            asked.insert(uid, (tombstone.namespace.clone(), tombstone.name.clone()));
+        if let Ok(uid) = tombstone.copy.uid.parse::<Uuid>() {
+            asked.insert(uid, (tombstone.copy.namespace.clone(), tombstone.copy.name.clone()));
+        }
+    }
+    let absent = absent(context, hypervisor);
+    for copy in &absent {
+        if let Ok(uid) = copy.uid.parse::<Uuid>() {
+            asked.insert(uid, (copy.namespace.clone(), copy.name.clone()));
         }
     }
     for (uid, (namespace, name)) in &asked {
@@ -44,7 +50,9 @@ pub async fn owners(
         owners.machines.extend(found.map(|found| (*uid, found)));
     }
     let doubtful = copies(survey, &owners, tombstones).iter().any(|copy| copy.standing != Standing::AtHome);
-    if doubtful || !tombstones.is_empty() {
+    let was_deleted = |uid: &&Uuid| context.caches.machines.was_deleted(&uid.to_string());
+    owners.deleted = asked.keys().filter(was_deleted).copied().collect();
+    if doubtful || !tombstones.is_empty() || !absent.is_empty() {
         seen.survey = match host.survey().await {
             Ok(survey) => Observed::Present(Arc::new(survey)),
             Err(error) => Observed::Unknown { why: error.to_string(), since: context.clock.now() },
@@ -58,6 +66,16 @@ pub async fn owners(
         }
     }
     Ok(owners)
+}
+
+/// The copies that the status lists and no machine that has the host accounts for, but for those that were seen to be gone.
+pub fn absent(context: &Context, hypervisor: &Hypervisor) -> Vec<MachineCopy> {
+    let name = hypervisor.name_any();
+    let here = context.caches.machines_on(&name);
+    let here: HashSet<_> = here.iter().filter_map(|machine| machine.metadata.uid.as_deref()).collect();
+    let listed = hypervisor.status.iter().flat_map(|status| &status.copies);
+    let released = |copy: &MachineCopy| context.fleet.sightings().is_released(&name, &copy.uid);
+    listed.filter(|copy| !here.contains(copy.uid.as_str()) && !released(copy)).cloned().collect()
 }
 
 /// Where a machine's object says that it is, if there is one: from memory for one that is placed here.

@@ -4,13 +4,17 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
-use super::copies::{Copy, Owners, copies, removals};
+use super::copies::{Copy, Owners, Standing, copies, removals};
+use super::departed::{Residents, residents};
 use super::loss::{Leaves, Loss, Patience, loss, phase_of_fenced};
 use super::orphans::Sweep;
+use crate::api::conditions::whole_seconds;
 use crate::api::{
-    Bytes, Capacity, Hypervisor, HypervisorPhase, Maintenance, PoolMark, Resources, SWEEP_ANNOTATION, Tombstone,
+    Bytes, Capacity, Hypervisor, HypervisorPhase, MachineCopy, Maintenance, PoolMark, Resources, SWEEP_ANNOTATION,
+    Tombstone,
 };
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
@@ -40,8 +44,8 @@ pub struct Placed {
     pub name: String,
     /// What it holds of the host.
     pub holds: Resources,
-    /// The tombstone that it would get.
-    pub copy: Tombstone,
+    /// What it has there.
+    pub copy: MachineCopy,
     /// The farm that gave it its address is gone: it must not be on the wire.
     pub farm_is_gone: bool,
     /// When it was deleted.
@@ -63,6 +67,8 @@ pub struct View {
     pub idle_volumes: BTreeSet<String>,
     /// The machines that have it.
     pub placed: Vec<Placed>,
+    /// Copies that the status lists and no machine that has the host accounts for.
+    pub absent: Vec<MachineCopy>,
     /// Another host has the same pool: what lies in it is in use.
     pub pool_is_shared: bool,
     /// Whose the domains on it are.
@@ -127,7 +133,9 @@ pub struct Plan {
     pub renews_rules: bool,
     /// The domains of ours that are on it.
     pub copies: Vec<Copy>,
-    /// What follows from its silence.
+    /// What its status lists from now on.
+    pub residents: Vec<MachineCopy>,
+    /// What follows from its silence, and the tombstones.
     pub loss: Loss,
     /// What the host is doing.
     pub phase: HypervisorPhase,
@@ -139,6 +147,17 @@ pub struct Plan {
     pub release: bool,
     /// Something on it may or may not belong to an object.
     pub is_unsure: bool,
+}
+
+impl Plan {
+    /// Whether what is left of placements that are over has to go before the host takes machines. What is removed while it
+    /// answers is in nobody's way.
+    pub fn is_swept_first(&self) -> bool {
+        let departed = |uid: &str| self.loss.tombstones.iter().any(|one| one.departed && one.copy.uid == uid);
+        let stale = self.copies.iter().filter(|copy| copy.standing == Standing::Stale);
+        self.loss.tombstones.iter().any(|one| !one.departed)
+            || stale.into_iter().any(|copy| !departed(&copy.tag.uid.to_string()))
+    }
 }
 
 /// What to do about a host.
@@ -153,6 +172,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         removals: Vec::new(),
         renews_rules: false,
         copies: Vec::new(),
+        residents: Vec::new(),
         loss,
         phase,
         reach,
@@ -160,7 +180,9 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         release: false,
         is_unsure: seen.sweep.is_unsure,
     };
-    if let Some(survey) = survey.filter(|_| seen.refusal.is_none()) {
+    let believed = survey.filter(|_| seen.refusal.is_none());
+    plan.residents = bury_departed(&mut plan.loss, seen, believed, now);
+    if let Some(survey) = believed {
         plan.copies = copies(survey, &seen.owners, &plan.loss.tombstones);
         plan.removals = removals(survey, &plan.copies, &plan.loss.tombstones, &seen.owners);
         plan.renews_rules = renews_rules(seen, survey);
@@ -180,6 +202,17 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
             .collect();
     }
     plan
+}
+
+/// What the host's status lists from now on; what was deleted gets a tombstone, if there is room.
+fn bury_departed(loss: &mut Loss, seen: &View, survey: Option<&Survey>, now: Timestamp) -> Vec<MachineCopy> {
+    let Residents { mut copies, departed } =
+        residents(&seen.placed, &seen.absent, survey, &seen.owners, &loss.tombstones);
+    for copy in departed {
+        let tombstone = Tombstone { copy: copy.clone(), departed: true, since: Time(whole_seconds(now)) };
+        copies.extend((!loss.add(tombstone)).then_some(copy));
+    }
+    copies
 }
 
 /// Whether the host answers: silence counts once it lasts, or when it never spoke.

@@ -35,6 +35,7 @@ pub const SHARE: Share = Share {
         "cachedImages",
         "lastContact",
         "unreachableSince",
+        "copies",
         "tombstones",
     ],
     conditions: &[READY, "Reachable", "Schedulable", FENCED, STRAY_COPIES, ORPHANS, CERTIFICATE_EXPIRING, "Deleting"],
@@ -42,6 +43,9 @@ pub const SHARE: Share = Share {
 
 /// Reason of a host whose answer isn't believed, because much is missing in it.
 const MASS_VANISH: &str = "MassVanish";
+
+/// How many copies the status lists.
+const LISTED_COPIES: usize = 2048;
 
 /// How many revisions the status lists.
 const LISTED_IMAGES: usize = 256;
@@ -57,6 +61,7 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str
         allocated: Some(allocated),
         machines: i32::try_from(seen.placed.len()).ok(),
         unreachable_since: plan.loss.since.map(Time),
+        copies: plan.residents.iter().take(LISTED_COPIES).cloned().collect(),
         tombstones: plan.loss.tombstones.clone(),
         conditions: conditions::stamp(
             states(hypervisor, seen, plan, namespace, now),
@@ -156,7 +161,7 @@ fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     if is_stated(hypervisor) {
         return State::no("Schedulable", "Fenced", format!("somebody said that it is off; {}", unfence(hypervisor)));
     }
-    if !plan.removals.is_empty() || !plan.loss.tombstones.is_empty() {
+    if plan.is_swept_first() {
         return State::no("Schedulable", "RemovingStaleCopies", removing(plan));
     }
     match &plan.reach {

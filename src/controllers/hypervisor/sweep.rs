@@ -35,7 +35,7 @@ pub async fn sweep(
     let pool = hosts_of_pool(context, hypervisor);
     // What was given up on one host has its disks in the pool of all of them, and may run there still.
     let given_up = pool.iter().filter_map(|host| host.status.as_ref()).flat_map(|status| &status.tombstones);
-    let given_up = uids(given_up.map(|tombstone| Some(tombstone.uid.clone())));
+    let given_up = uids(given_up.map(|tombstone| Some(tombstone.copy.uid.clone())));
     let is_known = |uid: Uuid| given_up.contains(&uid) || context.caches.machines.has_uid(&uid.to_string());
     let found = find(survey, &context.cluster, speaks_for_its_pool(&pool, hypervisor), is_known);
     let names = found.names();

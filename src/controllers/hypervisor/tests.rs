@@ -9,15 +9,15 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::copies::{Owners, Standing, Whereabouts};
-use super::loss::{Fence, Leaves, MOST_TOMBSTONES, Patience, leaves};
+use super::loss::{Fence, Leaves, MOST_OF_NAMESPACE, MOST_TOMBSTONES, Patience, leaves};
 use super::orphans::Sweep;
 use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, expected_mark, plan};
 use super::status::status;
 use crate::api::conditions::{State, find, stamp};
 use crate::api::{
     Bytes, Capacity, EvictionStrategy, FENCED_ANNOTATION, Hypervisor, HypervisorNetwork, HypervisorNetworks,
-    HypervisorPhase, HypervisorSpec, HypervisorStorage, Maintenance, Overcommit, PoolMark, Resources, RunStrategy,
-    Tombstone,
+    HypervisorPhase, HypervisorSpec, HypervisorStorage, MachineCopy, Maintenance, Overcommit, PoolMark, Resources,
+    RunStrategy, Tombstone,
 };
 use crate::controllers::fleet::HostView;
 use crate::controllers::observed::Observed;
@@ -95,6 +95,7 @@ fn view(seen: HostView) -> View {
         cached_images: Vec::new(),
         idle_volumes: BTreeSet::new(),
         placed: Vec::new(),
+        absent: Vec::new(),
         pool_is_shared: false,
         owners: Owners::default(),
         most_are_silent: false,
@@ -116,18 +117,21 @@ fn placed() -> Placed {
     }
 }
 
-/// What is given up of a machine.
-fn copy(epoch: i64) -> Tombstone {
-    Tombstone {
+/// What a machine has on the host.
+fn copy(epoch: i64) -> MachineCopy {
+    MachineCopy {
         uid: UID.into(),
         namespace: "farm-a".into(),
         name: "one".into(),
-        farm: "farm-a".into(),
+        farm: Some("farm-a".into()),
         epoch,
         address: Some("172.16.1.2".into()),
-        public_ips: Vec::new(),
-        since: Time(at(0)),
+        ..MachineCopy::default()
     }
+}
+
+fn tombstone(epoch: i64) -> Tombstone {
+    Tombstone { copy: copy(epoch), departed: false, since: Time(at(0)) }
 }
 
 fn with_leftovers() -> Survey {
@@ -281,7 +285,7 @@ fn lost() -> (Hypervisor, View) {
 }
 
 fn given_up(plan: &Plan) -> Vec<(&str, i64)> {
-    plan.loss.tombstones.iter().map(|tombstone| (tombstone.name.as_str(), tombstone.epoch)).collect()
+    plan.loss.tombstones.iter().map(|tombstone| (tombstone.copy.name.as_str(), tombstone.copy.epoch)).collect()
 }
 
 fn fenced(mut hypervisor: Hypervisor) -> Hypervisor {
@@ -395,13 +399,62 @@ fn a_machine_that_is_deleted_is_given_up_after_its_deadline() {
 #[test]
 fn a_host_keeps_a_bounded_number_of_tombstones() {
     let (hypervisor, mut view) = lost();
-    let many = (0..MOST_TOMBSTONES + 3).map(|index| {
-        let uid = uuid::Uuid::from_u128(index as u128).to_string();
-        Placed { copy: Tombstone { uid, ..copy(1) }, ..placed() }
-    });
+    let of_namespace = |namespace: &'static str, count: usize| {
+        (0..count).map(move |index| {
+            let uid = format!("{namespace}-{index}");
+            Placed { copy: MachineCopy { uid, namespace: namespace.into(), ..copy(1) }, ..placed() }
+        })
+    };
+    view.placed = of_namespace("greedy", MOST_OF_NAMESPACE + 3).chain(of_namespace("modest", 2)).collect();
+    let full = plan(&hypervisor, &view, &PATIENCE, at(441));
+    assert_eq!((full.loss.tombstones.len(), full.loss.without), (MOST_OF_NAMESPACE + 2, 3));
+    let many = ["a", "b", "c", "d", "e"].into_iter().flat_map(|name| of_namespace(name, MOST_OF_NAMESPACE));
     view.placed = many.collect();
     let full = plan(&hypervisor, &view, &PATIENCE, at(441));
-    assert_eq!((full.loss.tombstones.len(), full.loss.without), (MOST_TOMBSTONES, 3));
+    assert_eq!((full.loss.tombstones.len(), full.loss.without), (MOST_TOMBSTONES, MOST_OF_NAMESPACE));
+}
+
+/// A host that answers with this; its status lists the machine, and there is no object of it.
+fn bereft(survey: Survey, listed: Option<MachineCopy>) -> (Hypervisor, View) {
+    let mut given = returned(survey, None, None);
+    given.1.absent = listed.into_iter().collect();
+    given
+}
+
+#[test]
+fn what_the_api_server_once_knew_and_has_no_more_is_removed_while_the_host_takes_work() {
+    let given = bereft(domain(1), Some(copy(1)));
+    let plan = swept(&given);
+    assert_eq!(plan.removals, all_of_it());
+    assert_eq!((given_up(&plan), plan.residents.len()), (vec![("one", 1)], 0));
+    let told = after(given.0, &given.1, &plan, 600).status.unwrap();
+    assert_eq!(find(&told.conditions, "Schedulable").unwrap().status, "True");
+    assert_eq!(given_up(&swept(&bereft(domain(3), Some(copy(1))))), [("one", 3)], "of whichever placement");
+    let clean = swept(&bereft(Survey::default(), Some(copy(1))));
+    assert!(clean.removals.is_empty() && clean.loss.tombstones.is_empty() && clean.residents.is_empty());
+}
+
+#[test]
+fn what_it_never_knew_is_listed_and_stays() {
+    let plan = swept(&bereft(domain(1), None));
+    assert!(plan.removals.is_empty() && plan.loss.tombstones.is_empty());
+    let [unknown] = plan.residents.as_slice() else { panic!("{:?}", plan.residents) };
+    assert_eq!((unknown.uid.as_str(), &unknown.farm), (UID, &None));
+    let again = swept(&bereft(domain(1), Some(unknown.clone())));
+    assert!(again.removals.is_empty() && again.residents == plan.residents, "to be listed makes it no machine");
+    let mut seen = bereft(domain(1), None);
+    seen.1.owners.deleted.insert(UID.parse().unwrap());
+    assert_eq!(swept(&seen).removals, all_of_it(), "its deletion was seen");
+}
+
+#[test]
+fn a_host_that_does_not_answer_keeps_what_its_status_lists() {
+    let mut given = bereft(domain(1), Some(copy(1)));
+    given.1.seen = Some(silent(Some(100)));
+    assert_eq!(swept(&given).residents, [copy(1)]);
+    given.1.seen = Some(answering(domain(1)));
+    given.1.refusal = Some(Refusal::new("HostReplaced", "another machine"));
+    assert_eq!(swept(&given).residents, [copy(1)]);
 }
 
 fn tag(epoch: i64) -> OwnershipTag {
@@ -436,7 +489,7 @@ fn domain(epoch: i64) -> Survey {
 /// A host that returns with this, having given up so many placements of the machine, whose object says where it is.
 fn returned(survey: Survey, given_up: Option<i64>, object: Option<(&str, i64)>) -> (Hypervisor, View) {
     let mut hypervisor = hypervisor();
-    hypervisor.status.as_mut().unwrap().tombstones.extend(given_up.map(copy));
+    hypervisor.status.as_mut().unwrap().tombstones.extend(given_up.map(tombstone));
     let mut view = view(answering(survey));
     view.owners = Owners { here: "worker-1".into(), cluster: "cluster".into(), ..Owners::default() };
     let whereabouts = object.map(|(host, epoch)| Whereabouts { host: Some(host.into()), epoch, deleted: false });
@@ -594,7 +647,7 @@ fn a_guest_whose_farm_is_gone_is_cut_off_once_and_whatever_the_policy_is() {
     let survey = |domain: SurveyedDomain| Survey { domains: [(uuid, domain)].into(), ..Survey::default() };
     let cut_offs = |farm_is_gone: bool, survey: Survey| {
         let mut seen = view(answering(survey));
-        let copy = Tombstone { uid: uuid.to_string(), ..copy(1) };
+        let copy = MachineCopy { uid: uuid.to_string(), ..copy(1) };
         seen.placed = vec![Placed { farm_is_gone, copy, ..placed() }];
         let mut hypervisor = hypervisor();
         hypervisor.spec.drift_policy = crate::api::DriftPolicy::Report;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 
 use kube::ResourceExt;
 
-use crate::api::{Bytes, Tombstone, VirtualMachine};
+use crate::api::{Bytes, MachineCopy, Resources, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::libvirt::{DomainForm, DomainRun, DomainUuid, NicForm, SurveyedDomain};
 use crate::network::{MacAddress, RuleSet};
@@ -26,6 +26,18 @@ impl std::ops::AddAssign for Amount {
         self.cpus += other.cpus;
         self.memory += other.memory;
         self.storage += other.storage;
+    }
+}
+
+impl From<Resources> for Amount {
+    fn from(Resources { cpu, memory, storage }: Resources) -> Self {
+        Self { cpus: cpu.into(), memory, storage }
+    }
+}
+
+impl From<Amount> for Resources {
+    fn from(Amount { cpus, memory, storage }: Amount) -> Self {
+        Self { cpu: i32::try_from(cpus).unwrap_or(i32::MAX), memory, storage }
     }
 }
 
@@ -85,17 +97,17 @@ impl Holding {
         })
     }
 
-    /// What a copy that was given up on a lost host may still hold.
+    /// What a copy holds that a host's status lists, or buries.
     #[must_use]
-    pub fn of_tombstone(tombstone: &Tombstone) -> Self {
-        let addresses = tombstone.address.iter().chain(&tombstone.public_ips);
+    pub fn of_copy(copy: &MachineCopy) -> Self {
+        let addresses = copy.address.iter().chain(&copy.public_ips);
         Self {
-            uid: tombstone.uid.clone(),
-            machine: (tombstone.namespace.clone(), tombstone.name.clone()),
-            farm: Some(tombstone.farm.clone()),
+            uid: copy.uid.clone(),
+            machine: (copy.namespace.clone(), copy.name.clone()),
+            farm: copy.farm.clone(),
             addresses: addresses.filter_map(|address| address.parse().ok()).collect(),
-            amount: Amount::default(),
-            is_router: !tombstone.public_ips.is_empty(),
+            amount: copy.holds.unwrap_or_default().into(),
+            is_router: copy.router,
         }
     }
 }

@@ -12,8 +12,8 @@ use proptest::prelude::*;
 
 use super::samples::domain;
 use super::*;
-use crate::api::Tombstone;
 use crate::api::conditions::{State, stamp};
+use crate::api::{MachineCopy, Tombstone};
 use crate::controllers::placement::testing::host;
 use crate::libvirt::Survey;
 
@@ -22,16 +22,9 @@ fn address(number: u8) -> Ipv4Addr {
 }
 
 fn tombstone(number: u8) -> Tombstone {
-    Tombstone {
-        uid: uuid::Uuid::from_u128(number.into()).to_string(),
-        namespace: "tenant".into(),
-        name: format!("machine-{number}"),
-        farm: "farm".into(),
-        epoch: 1,
-        address: Some(address(number).to_string()),
-        public_ips: Vec::new(),
-        since: Time(Timestamp::UNIX_EPOCH),
-    }
+    let uid = uuid::Uuid::from_u128(number.into()).to_string();
+    let copy = MachineCopy { uid, address: Some(address(number).to_string()), ..MachineCopy::default() };
+    Tombstone { copy, departed: false, since: Time(Timestamp::UNIX_EPOCH) }
 }
 
 fn survey(machines: &BTreeSet<u8>) -> Survey {

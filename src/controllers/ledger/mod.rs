@@ -14,15 +14,15 @@ mod laws;
 pub mod samples;
 mod sightings;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use kube::ResourceExt;
 
 use super::context::Context;
-use crate::api::Hypervisor;
 use crate::api::conditions::{FENCED, is_true};
+use crate::api::{Hypervisor, HypervisorPhase};
 pub use bond::{FARM_GONE, is_farm_gone, is_member};
 pub use holding::{Amount, Holding};
 pub use sightings::Sightings;
@@ -40,37 +40,72 @@ pub struct Entry {
 
 /// All that hosts have, or may have.
 #[derive(Clone, Debug, Default)]
-pub struct Ledger(Vec<Entry>);
+pub struct Ledger {
+    entries: Vec<Entry>,
+    /// A host that answered before the operator's start hasn't been read since.
+    unread: bool,
+}
+
+/// Reason of what waits until every host has been read once.
+pub const HOSTS_UNREAD: &str = "HostsUnread";
 
 impl Ledger {
     /// What is known now.
     #[must_use]
     pub fn look(context: &Context) -> Self {
-        Self::of(&context.caches.hypervisors.list(), context.fleet.sightings())
+        let hypervisors = context.caches.hypervisors.list();
+        // Of the others no more is known than their statuses list.
+        let answered = |host: &&Arc<Hypervisor>| {
+            let phase = host.status.as_ref().map(|status| status.phase).unwrap_or_default();
+            !matches!(phase, HypervisorPhase::Unreachable | HypervisorPhase::Rejected) && !is_fenced(host)
+        };
+        let unread = hypervisors.iter().filter(answered).any(|host| context.fleet.is_unread(&host.name_any()));
+        Self { unread, ..Self::of(&hypervisors, context.fleet.sightings()) }
+    }
+
+    /// Whether something may be on a host of which nobody knows yet: then nothing new is given.
+    #[must_use]
+    pub const fn is_unread(&self) -> bool {
+        self.unread
     }
 
     /// What these hosts have, or may have, but for those that somebody says to be off.
     #[must_use]
     pub fn of(hypervisors: &[Arc<Hypervisor>], sightings: &Sightings) -> Self {
         let off: BTreeSet<_> = hypervisors.iter().filter(|host| is_fenced(host)).map(|host| host.name_any()).collect();
-        let given_up = hypervisors.iter().filter(|host| !is_fenced(host)).flat_map(|host| {
-            let tombstones = host.status.iter().flat_map(|status| &status.tombstones);
-            let holdings = tombstones.map(|tombstone| Arc::new(Holding::of_tombstone(tombstone)));
-            holdings.map(|holding| Entry { host: host.name_any(), holding, is_given_up: true })
+        let listed = hypervisors.iter().filter(|host| !is_fenced(host)).flat_map(|host| {
+            let name = host.name_any();
+            let entries = sightings.listed(host);
+            entries
+                .iter()
+                .filter(|(_, holding)| !sightings.is_released(&name, &holding.uid))
+                .map(|(is_given_up, holding)| Entry {
+                    host: name.clone(),
+                    holding: Arc::clone(holding),
+                    is_given_up: *is_given_up,
+                })
+                .collect::<Vec<_>>()
         });
         let seen = sightings.all().into_iter().filter(|(host, _)| !off.contains(host));
         let seen = seen.map(|(host, holding)| Entry { host, holding, is_given_up: false });
-        Self(given_up.chain(seen).collect())
+        Self { entries: listed.chain(seen).collect(), unread: false }
+    }
+
+    /// The copies of machines that have no object any more, each once.
+    pub fn remains(&self, has_object: impl Fn(&str) -> bool) -> Vec<Entry> {
+        let mut known = HashSet::new();
+        let of_nobody = self.entries.iter().filter(|entry| !has_object(&entry.holding.uid));
+        of_nobody.filter(|entry| known.insert((&entry.host, &entry.holding.uid))).cloned().collect()
     }
 
     /// Everything.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.0.iter()
+        self.entries.iter()
     }
 
     /// The addresses on cards of machines that aren't one's own, and who has each. What was given up is nobody's own.
     pub fn others(&self, is_own: impl Fn(&Holding) -> bool) -> impl Iterator<Item = (&Entry, Ipv4Addr)> {
-        let others = self.0.iter().filter(move |entry| entry.is_given_up || !is_own(&entry.holding));
+        let others = self.entries.iter().filter(move |entry| entry.is_given_up || !is_own(&entry.holding));
         others.flat_map(|entry| entry.holding.addresses.iter().map(move |address| (entry, *address)))
     }
 }

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kube::ResourceExt;
 
 use super::holding::Holding;
+use crate::api::Hypervisor;
 use crate::libvirt::Survey;
 
 /// That a machine was seen to be gone is remembered so long: by then nothing else speaks of it any more.
@@ -26,7 +28,12 @@ struct Sighting {
     seen: BTreeMap<String, Arc<Holding>>,
     begun: BTreeMap<String, Begun>,
     released: BTreeMap<String, Timestamp>,
+    /// What the host's status lists, read once for each of its versions.
+    listed: Option<(String, Listed)>,
 }
+
+/// What a host's status lists, and whether each was given up.
+type Listed = Arc<[(bool, Arc<Holding>)]>;
 
 /// A machine that is being made, or was made since the host was last read.
 #[derive(Debug)]
@@ -80,6 +87,23 @@ impl Sightings {
     /// A host was let go: nobody speaks of what is on it any more.
     pub fn forget(&self, host: &str) {
         self.lock().remove(host);
+    }
+
+    /// What a host's status lists and buries.
+    pub fn listed(&self, host: &Hypervisor) -> Listed {
+        let version = [host.uid(), host.resource_version()].map(Option::unwrap_or_default).join("/");
+        let mut hosts = self.lock();
+        let known = &mut hosts.entry(host.name_any()).or_default().listed;
+        if let Some((_, listed)) = known.as_ref().filter(|(read, _)| *read == version) {
+            return Arc::clone(listed);
+        }
+        let copies = host.status.iter().flat_map(|status| &status.copies).map(|copy| (false, copy));
+        let tombstones = host.status.iter().flat_map(|status| &status.tombstones).map(|stone| (true, &stone.copy));
+        let listed =
+            tombstones.chain(copies).map(|(is_given_up, copy)| (is_given_up, Arc::new(Holding::of_copy(copy))));
+        let listed: Listed = listed.collect();
+        *known = Some((version, Arc::clone(&listed)));
+        listed
     }
 
     /// Whether a machine was seen to be gone from a host.

@@ -25,7 +25,7 @@ pub fn host_standing(machine: &VirtualMachine, hypervisor: &Hypervisor, timings:
     let epoch = machine.status.as_ref().and_then(|status| status.epoch).unwrap_or_default();
     let uid = machine.uid().unwrap_or_default();
     HostStanding {
-        given_up: tombstones.iter().any(|tombstone| tombstone.uid == uid && tombstone.epoch >= epoch),
+        given_up: tombstones.iter().any(|tombstone| tombstone.copy.uid == uid && tombstone.copy.epoch >= epoch),
         closed: closed(hypervisor),
         prospects: prospects(machine, hypervisor, timings),
     }
@@ -39,7 +39,7 @@ fn closed(hypervisor: &Hypervisor) -> Option<Refusal> {
         );
         return Some(Refusal::new("HostFenced", message));
     }
-    let swept = hypervisor.status.as_ref().is_none_or(|status| status.tombstones.is_empty());
+    let swept = hypervisor.status.as_ref().is_none_or(|status| status.tombstones.iter().all(|one| one.departed));
     (!swept)
         .then(|| Refusal::new("HostNotSwept", format!("first {name} is freed of machines that were given up there")))
 }
@@ -67,7 +67,7 @@ fn prospects(machine: &VirtualMachine, hypervisor: &Hypervisor, timings: &Timing
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Tombstone;
+    use crate::api::{MachineCopy, Tombstone};
     use crate::controllers::placement::testing::{host, machine, running_on};
 
     fn timings() -> Timings {
@@ -93,13 +93,8 @@ mod tests {
         let mut worker = host("worker-1", 8, "8Gi", "80Gi");
         assert_eq!(closed(&worker), None);
         let given_up = Tombstone {
-            uid: machine.uid().unwrap(),
-            namespace: "tenant".into(),
-            name: "one".into(),
-            farm: "farm-a".into(),
-            epoch: 1,
-            address: None,
-            public_ips: Vec::new(),
+            copy: MachineCopy { uid: machine.uid().unwrap(), epoch: 1, ..MachineCopy::default() },
+            departed: false,
             since: machine.metadata.creation_timestamp.clone().unwrap(),
         };
         worker.status.as_mut().unwrap().tombstones.push(given_up);
@@ -107,6 +102,10 @@ mod tests {
         assert!(host_standing(&machine, &worker, &timings()).given_up);
         worker.annotations_mut().insert(FENCED_ANNOTATION.into(), "2026-11-23T23:00:00Z".into());
         assert_eq!(closed(&worker).as_deref(), Some("HostFenced"));
+        worker.annotations_mut().clear();
+        worker.status.as_mut().unwrap().tombstones[0].departed = true;
+        assert_eq!(closed(&worker), None, "what is removed while it answers is in nobody's way");
+        worker.annotations_mut().insert(FENCED_ANNOTATION.into(), "2026-11-23T23:00:00Z".into());
         let mut later = machine.clone();
         later.status.as_mut().unwrap().epoch = Some(2);
         assert!(!host_standing(&later, &worker, &timings()).given_up, "a later placement isn't meant");

@@ -20,8 +20,11 @@ use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::controllers::fleet::Fleet;
 use crate::controllers::isolation::admits_machines;
-use crate::controllers::ledger::{FARM_GONE, is_fenced, is_member};
+use crate::controllers::ledger::{Entry, FARM_GONE, Holding, Ledger, is_fenced, is_member};
 use crate::network::FarmNetwork;
+
+/// While hosts that are known are looked at for the first time, it is asked this often whether that is done.
+const READING: Duration = Duration::from_millis(200);
 
 /// The first look at a host takes at most so long.
 const SETTLING: Duration = Duration::from_secs(15);
@@ -48,6 +51,10 @@ pub struct World {
     pub routers: RouterParts,
     /// Placements that are given up on hosts that are silent now: the epoch, by the machine's uid.
     pub given_up: BTreeMap<String, i64>,
+    /// What hosts have, or may have, of machines whose objects are gone.
+    pub remains: Vec<Entry>,
+    /// More may be on hosts that weren't looked at yet.
+    pub hosts_are_unread: bool,
 }
 
 /// What the site's routers are made from.
@@ -107,8 +114,11 @@ impl World {
         let caches = &context.caches;
         let hypervisors = caches.hypervisors.list();
         let site = context.site();
+        let ledger = Ledger::look(context);
         Self {
             given_up: given_up(&context.fleet, &hypervisors),
+            remains: ledger.remains(|uid| caches.machines.has_uid(uid)),
+            hosts_are_unread: ledger.is_unread(),
             machines: caches.machines.list(),
             hypervisors,
             images: caches.images.list().into_iter().map(|image| (image.name_any(), image)).collect(),
@@ -134,6 +144,9 @@ impl World {
             let age = Duration::try_from(now.duration_since(created.0)).unwrap_or_default();
             SETTLING.checked_sub(age).filter(|left| !left.is_zero())
         };
+        if self.hosts_are_unread {
+            return Some(READING);
+        }
         self.hypervisors.iter().filter_map(young).max()
     }
 
@@ -164,6 +177,11 @@ impl World {
                 *offer.groups.entry((farm_key(machine), group)).or_default() += 1;
             }
         }
+        for entry in &self.remains {
+            if let Some(offer) = indexes.get(&entry.host).and_then(|index| offers.get_mut(*index)) {
+                offer.allocated += entry.holding.amount;
+            }
+        }
         offers
     }
 
@@ -176,12 +194,32 @@ impl World {
             *instances += i64::from(holds_reservation(machine));
             *amount += held(machine);
         }
+        for entry in self.remains.iter().filter(|entry| !entry.holding.is_router) {
+            let Some((namespace, farm)) = self.farm_of(&entry.holding) else { continue };
+            let (instances, amount) = used.entry((namespace, farm)).or_default();
+            *instances += 1;
+            *amount += entry.holding.amount;
+        }
         let mut budgets = Vec::with_capacity(self.farms.len());
         for (key, farm) in &self.farms {
             let (instances, used) = used.get(&(key.0.as_str(), key.1.as_str())).copied().unwrap_or_default();
             budgets.push(Budget { farm: key.clone(), quota: quota_of(farm, self.default_quota), instances, used });
         }
         budgets
+    }
+
+    /// The farm whose quota a machine counts against that has no object any more: a domain knows only its address.
+    fn farm_of<'a>(&'a self, holding: &'a Holding) -> Option<(&'a str, &'a str)> {
+        let namespace = holding.machine.0.as_str();
+        if let Some(farm) = &holding.farm {
+            return Some((namespace, farm));
+        }
+        let of_farm = |farm: &VirtualFarm| {
+            let network = farm.status.as_ref()?.network.as_ref()?.parse::<FarmNetwork>().ok()?;
+            Some(holding.addresses.iter().any(|address| FarmNetwork::of(*address) == network))
+        };
+        let mut of_namespace = self.farms.iter().filter(|((of, _), _)| of == namespace);
+        of_namespace.find(|(_, farm)| of_farm(farm) == Some(true)).map(|((namespace, name), _)| (&**namespace, &**name))
     }
 
     /// Which machine every address belongs to.
@@ -357,7 +395,7 @@ fn given_up(fleet: &Fleet, hypervisors: &[Arc<Hypervisor>]) -> BTreeMap<String, 
         let tombstones = &hypervisor.status.as_ref()?.tombstones;
         (!tombstones.is_empty() && is_silent(hypervisor)).then_some(tombstones)
     });
-    lost.flatten().map(|tombstone| (tombstone.uid.clone(), tombstone.epoch)).collect()
+    lost.flatten().map(|tombstone| (tombstone.copy.uid.clone(), tombstone.copy.epoch)).collect()
 }
 
 /// Of machines that claim one address it belongs to one that may already run with it, then to the oldest.

@@ -160,6 +160,8 @@ pub fn world(hosts: Vec<Hypervisor>, machines: Vec<VirtualMachine>) -> World {
         default_quota: None,
         routers: RouterParts { image: "router".into(), flavour: "router".into() },
         given_up: BTreeMap::new(),
+        remains: Vec::new(),
+        hosts_are_unread: false,
     }
 }
 

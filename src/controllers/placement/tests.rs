@@ -7,14 +7,16 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::decide::decide;
 use super::observe::World;
+use super::plan::Amount;
 use super::standing::{Standing, holds_reservation, standing, wishes_to_run};
 use super::status::{Outcome, news, patience_left, status};
 use super::testing::*;
 use crate::api::conditions::{State, stamp};
 use crate::api::{
-    HypervisorClass, HypervisorPhase, ImagePhase, Maintenance, Phase, PhaseTransition, Quota, RunStrategy,
+    Bytes, HypervisorClass, HypervisorPhase, ImagePhase, Maintenance, Phase, PhaseTransition, Quota, RunStrategy,
     VirtualMachine,
 };
+use crate::controllers::ledger::{Entry, Holding, samples};
 use crate::controllers::news::Attention;
 
 fn decided(world: &World) -> Vec<String> {
@@ -176,6 +178,26 @@ fn quota_is_counted_and_explained() {
         decided(&site),
         ["a: QuotaExceeded: farm-a: cpus 0 of 0 used, needs 1 more; memory 0 of 256Mi used, needs 512Mi more"]
     );
+}
+
+#[test]
+fn a_guest_without_an_object_counts_against_its_farm_and_its_host() {
+    let left = |farm: Option<&str>| {
+        let amount = Amount { cpus: 1, memory: Bytes::gibi(1), storage: Bytes::ZERO };
+        let farm = farm.map(str::to_owned);
+        let holding = Arc::new(Holding { farm, amount, ..samples::holding(1, &["172.16.1.9"]) });
+        Entry { host: "worker-1".into(), holding, is_given_up: false }
+    };
+    let quota = Quota { instances: Some(1), ..Quota::default() };
+    for farm in [Some("farm-a"), None] {
+        let mut full = with_quota(world(vec![big("worker-1")], vec![machine("a", 0)]), quota);
+        full.remains = vec![left(farm)];
+        assert!(decided(&full)[0].starts_with("a: QuotaExceeded"), "{farm:?}: {:?}", decided(&full));
+    }
+    let mut tight = world(vec![host("worker-1", 1, "1Gi", "80Gi")], vec![machine("a", 0)]);
+    assert_eq!(decided(&tight), ["a@worker-1"]);
+    tight.remains = vec![left(Some("farm-a"))];
+    assert!(decided(&tight)[0].starts_with("a: Unschedulable"), "{:?}", decided(&tight));
 }
 
 #[test]

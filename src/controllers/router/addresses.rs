@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use crate::api::site::PublicNetwork;
 use crate::api::{VRouter, VRouterStatus};
 use crate::controllers::cache::Key;
+use crate::controllers::ledger::HOSTS_UNREAD;
 use crate::controllers::placement::observe::key;
 use crate::controllers::placement::plan::Wait;
 
@@ -87,6 +88,8 @@ pub struct Others<'a> {
     pub claims: &'a [Claim],
     /// Addresses that machines or domains have which aren't this router's, whatever became of their objects.
     pub left_behind: &'a BTreeSet<Ipv4Addr>,
+    /// Others may be on hosts that weren't looked at yet: nothing new is given.
+    pub unread: bool,
 }
 
 /// The public addresses of a router: those that it has, else those that it wishes, else the lowest free ones.
@@ -112,6 +115,10 @@ pub fn choose(router: &VRouter, others: &Others<'_>, public: Option<&PublicNetwo
     let elastic =
         elastic.map(|_| chooser.choose("spec.elasticIP.address", address, elastic_ip.as_ref(), of_own.as_ref()));
     Addresses { own: Some(own), kept, elastic }
+}
+
+fn unread() -> Wait {
+    Wait::new(HOSTS_UNREAD, "every host is looked at once before an address is given")
 }
 
 struct Chooser<'a> {
@@ -157,6 +164,9 @@ impl Chooser<'_> {
             let (namespace, name) = &other.router;
             return refuse("AddressTaken", &format!("belongs to router {namespace}/{name}: give another, or none"));
         }
+        if !ours && self.others.unread {
+            return Err(unread());
+        }
         if !ours && self.others.left_behind.contains(&wished) {
             let problem = "may still be in use by a machine that has it on its card; if its host is lost, annotate that with cascina.dev/fenced once it is surely off";
             return refuse("AddressLeftBehind", problem);
@@ -165,6 +175,9 @@ impl Chooser<'_> {
     }
 
     fn free(&self, not: Option<Ipv4Addr>) -> Verdict {
+        if self.others.unread {
+            return Err(unread());
+        }
         let taken: BTreeSet<_> =
             self.others.claims.iter().flat_map(|other| other.held.iter().chain(&other.wished)).copied().collect();
         let is_free = |address: &Ipv4Addr| {
@@ -187,7 +200,7 @@ mod tests {
 
     fn chosen(router: &VRouter, claims: &[Claim], left_behind: &[&str]) -> Addresses {
         let left_behind = left_behind.iter().map(|text| text.parse().unwrap()).collect();
-        choose(router, &Others { claims, left_behind: &left_behind }, Some(&public()))
+        choose(router, &Others { claims, left_behind: &left_behind, unread: false }, Some(&public()))
     }
 
     fn own(router: &VRouter, claims: &[Claim]) -> Result<String, &'static str> {
@@ -226,6 +239,16 @@ mod tests {
     }
 
     #[test]
+    fn before_hosts_are_looked_at_a_router_keeps_what_it_has_and_gets_nothing() {
+        let none = BTreeSet::new();
+        let others = Others { claims: &[], left_behind: &none, unread: true };
+        let own = |router: &VRouter| choose(router, &others, Some(&public())).own.unwrap().map_err(|wait| wait.reason);
+        assert_eq!(own(&asks("a", 1, None, Some("198.51.100.20"))), Ok("198.51.100.20".parse().unwrap()));
+        assert_eq!(own(&router("a", 1)), Err("HostsUnread"));
+        assert_eq!(own(&asks("a", 1, Some("198.51.100.21"), None)), Err("HostsUnread"));
+    }
+
+    #[test]
     fn a_router_goes_on_with_what_it_has_while_its_wish_is_refused() {
         let taken = Claim::of(&asks("b", 1, None, Some("198.51.100.21")));
         let moving = chosen(&asks("a", 5, Some("198.51.100.21"), Some("198.51.100.20")), &[taken], &[]);
@@ -257,7 +280,7 @@ mod tests {
     #[test]
     fn without_a_public_network_a_router_has_none_and_says_so_if_it_needs_one() {
         let none = BTreeSet::new();
-        let others = Others { claims: &[], left_behind: &none };
+        let others = Others { claims: &[], left_behind: &none, unread: false };
         assert_eq!(choose(&router("a", 1), &others, None), Addresses::default());
         let asks = asks("a", 1, Some("198.51.100.20"), None);
         assert_eq!(choose(&asks, &others, None).own.unwrap().unwrap_err().reason, "NoPublicNetwork");

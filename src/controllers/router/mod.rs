@@ -45,6 +45,7 @@ use self::talk::{Guest, Hashes, Heard};
 use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
+use super::ledger::HOSTS_UNREAD;
 use super::news::tell as tell_news;
 use super::placement::observe::key;
 use super::runner;
@@ -163,7 +164,9 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     let works = |heard: &Option<Heard>| matches!(heard, Some(Heard::InForce(_)));
     let at_rest = plan.steps.is_empty() && plan.seats.iter().all(|seat| seat.wait.is_none()) && heard.iter().all(works);
     let nobody_is_told = plan.seats.iter().all(|seat| seat.tell.is_none());
-    let patience = poll(&routers.latest(&view.router).unwrap_or(view.router), now);
+    let mut verdicts = [&view.addresses.own, &view.addresses.elastic].into_iter().flatten();
+    let unread = verdicts.any(|verdict| verdict.as_ref().is_err_and(|wait| wait.reason == HOSTS_UNREAD));
+    let patience = if unread { SOON } else { poll(&routers.latest(&view.router).unwrap_or(view.router), now) };
     Ok(Action::requeue(if at_rest || nobody_is_told { patience } else { SOON }))
 }
 

@@ -142,14 +142,19 @@ async fn addresses(context: &Context, memory: &Memory, router: &Arc<VRouter>) ->
     given.retain(|_, (uid, _)| routers.iter().any(|router| router.uid().as_ref() == Some(uid)));
     let others: Vec<_> = routers.iter().filter(|other| other.uid() != router.uid()).collect();
     let claims: Vec<_> = others.iter().map(|other| claim(context, &given, other)).collect();
-    let left_behind = left_behind(context, &router);
+    let ledger = Ledger::look(context);
+    let left_behind = left_behind(context, &router, &ledger);
     let site = context.site();
     let own = VRouter { status: Some(with_given(&router, &given)), ..(*router).clone() };
     if router.metadata.deletion_timestamp.is_some() {
         // It keeps what it has until it is gone.
         return Ok(Addresses::default());
     }
-    let chosen = choose(&own, &Others { claims: &claims, left_behind: &left_behind }, site.routers.public.as_ref());
+    let chosen = choose(
+        &own,
+        &Others { claims: &claims, left_behind: &left_behind, unread: ledger.is_unread() },
+        site.routers.public.as_ref(),
+    );
     if let Some(uid) = router.uid() {
         given.insert(key(&*router), (uid, chosen.all().collect()));
     }
@@ -189,12 +194,11 @@ fn claim(context: &Context, given: &Given, router: &VRouter) -> Claim {
 
 /// Addresses that machines or domains have which aren't this router's own: whoever made them, and whatever became of their
 /// objects.
-fn left_behind(context: &Context, router: &VRouter) -> BTreeSet<Ipv4Addr> {
+fn left_behind(context: &Context, router: &VRouter, ledger: &Ledger) -> BTreeSet<Ipv4Addr> {
     let machines = context.caches.machines.list();
     let is_own = |machine: &&Arc<VirtualMachine>| is_its_machine(machine, router);
     let own: HashSet<_> = machines.iter().filter(is_own).filter_map(|machine| machine.uid()).collect();
     let others = machines.iter().filter(|machine| !is_own(machine)).filter_map(|machine| machine.router());
     let of_objects = others.flat_map(|role| &role.public_ips).filter_map(|address| address.parse().ok());
-    let ledger = Ledger::look(context);
     ledger.others(|holding| own.contains(&holding.uid)).map(|(_, address)| address).chain(of_objects).collect()
 }

@@ -159,13 +159,13 @@ fn tear_down(view: &View) -> Plan {
     Plan { steps: steps.collect(), ..Plan::waits(Wait::new("MachinePresent", message)) }
 }
 
-/// Whether a machine is one of a router's: the router made it, or appointed it. The first stands in metadata, which a tenant
-/// can write; the second in its status, which nobody else can.
+/// Whether a machine is one of a router's: it has the name and the farm of one, and the router made it, or appointed it. That it
+/// made it stands in metadata, which a tenant can write; that it appointed it in the status, which nobody else can.
 #[must_use]
 pub fn is_its_machine(machine: &VirtualMachine, router: &VRouter) -> bool {
     let named = || RouterSeat::PAIR.iter().any(|seat| machine.name_any() == machine_name(&router.name_any(), *seat));
     let of_farm = machine.metadata.namespace == router.metadata.namespace && machine.spec.farm == router.spec.farm;
-    is_owned_by(machine, router) || machine.router().is_some() && of_farm && named()
+    of_farm && named() && (machine.router().is_some() || is_owned_by(machine, router))
 }
 
 /// Whether a machine goes with its router.
