@@ -28,3 +28,4 @@ mod likeness;
 mod stops;
 mod telling;
 mod tenants;
+mod walk;
