@@ -28,4 +28,5 @@ mod likeness;
 mod stops;
 mod telling;
 mod tenants;
+mod trust;
 mod walk;
