@@ -71,6 +71,9 @@ const STEADY: Duration = Duration::from_secs(60);
 /// Machines that start beside trouble.
 const BESIDE_TROUBLE: usize = 500;
 
+/// Machines of one tenant beside which another asks for one.
+const NEIGHBOURS: usize = 5000;
+
 /// Where there is trouble.
 struct Trouble {
     host: &'static str,
@@ -95,6 +98,10 @@ fn main() {
     rows.iter().for_each(|row| println!("{}", row.rest()));
     if let Some(path) = std::env::var_os("CASCINA_PLOT") {
         std::fs::write(&path, plot::plot(&rows)).unwrap();
+    }
+    for (flavour, does) in [("small", "start"), ("vast", "can only wait")] {
+        let beside = runtime.block_on(beside_a_neighbour(flavour));
+        println!("\nWhile {NEIGHBOURS} machines of another tenant {does}: {beside}");
     }
     let [calm, troubled] = [false, true].map(|trouble| runtime.block_on(beside(trouble)));
     println!(
@@ -232,6 +239,58 @@ async fn beside(trouble: bool) -> f64 {
     };
     until(|| ready() >= BESIDE_TROUBLE).await;
     begin.elapsed().as_secs_f64()
+}
+
+/// How long machines of one tenant take to be placed while another tenant's thousands are made in one namespace.
+async fn beside_a_neighbour(flavour: &str) -> String {
+    let stage = Stage::set(NEIGHBOURS).await;
+    let create = |plural: &str, namespace: &str, object| {
+        stage.api.with(|store, now| store.create(&ours(plural), namespace, object, "bench", now)).unwrap();
+    };
+    create("flavours", "", json!({"metadata": {"name": "vast"}, "spec": {"cpus": 1, "memory": "1Pi"}}));
+    stage.create_farm("tenant-1", "farm", "nodes", 1);
+    until(|| stage.ready() >= 1).await;
+    for index in 0..NEIGHBOURS / PER_FARM {
+        let group = json!({"name": "nodes", "replicas": PER_FARM, "flavour": flavour, "image": "one"});
+        let farm = json!({"metadata": {"name": format!("farm-{index}")}, "spec": {"groups": [group]}});
+        create("virtualfarms", "tenant-0", farm);
+    }
+    // Whether it is placed, or was told that it waits.
+    let is_decided = |machine: &serde_json::Value, status: &str| {
+        let conditions = machine["status"]["conditions"].as_array();
+        conditions.into_iter().flatten().any(|one| one["type"] == "Scheduled" && one["status"] == status)
+    };
+    let (begin, mut waits) = (Instant::now(), Vec::new());
+    loop {
+        let name = format!("one-{}", waits.len());
+        let spec = json!({"farm": "farm", "flavour": "small", "image": "one"});
+        let asked = Instant::now();
+        create("virtualmachines", "tenant-1", json!({"metadata": {"name": name}, "spec": spec}));
+        let placed = || {
+            let machine = stage.api.with(|store, _| store.get(&ours("virtualmachines"), "tenant-1", &name));
+            machine.is_some_and(|machine| is_decided(&machine, "True"))
+        };
+        while !placed() {
+            assert!(asked.elapsed() < Duration::from_secs(600), "not placed in ten minutes");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        waits.push(asked.elapsed().as_secs_f64());
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let machines = stage.api.with(|store, _| store.list(&ours("virtualmachines"), "tenant-0"));
+        let wanted = if flavour == "vast" { "False" } else { "True" };
+        if machines.iter().filter(|machine| is_decided(machine, wanted)).count() >= NEIGHBOURS {
+            break;
+        }
+    }
+    waits.sort_by(f64::total_cmp);
+    format!(
+        "created to placed {:.2} s, at worst {:.2} s, {} times until all were told after {:.1} s; memory {:.0} MiB",
+        waits[waits.len() / 2],
+        waits[waits.len() - 1],
+        waits.len(),
+        begin.elapsed().as_secs_f64(),
+        stage.operator.usage().memory,
+    )
 }
 
 /// Hosts and tenants for so many machines.

@@ -10,8 +10,9 @@ use kube::{Api, Client, Resource};
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-use super::cache::{Cache, Cached, Index};
+use super::cache::{Cache, Cached, Index, KeepLabels};
 use super::fleet::Fleet;
+use super::turns::{Turn, Turns};
 use super::vanish::{PAUSE, is_mass};
 use crate::api::site::Site;
 use crate::api::{Flavour, Hypervisor, Image, VRouter, VirtualFarm, VirtualMachine};
@@ -23,10 +24,35 @@ use crate::text::printable;
 /// The longest note of an event, in bytes: the API server takes 1024.
 const LONGEST_NOTE: usize = 1000;
 
+/// Writes to the API server at the same time, besides those of placement: fewer than it takes to fill the operator's
+/// queues there, so that one that comes is answered soon.
+const WRITES_IN_FLIGHT: usize = 32;
+
+/// Events that are written at the same time.
+const EVENTS_IN_FLIGHT: usize = 8;
+
+/// The turns in which the controllers write to the API server.
+pub struct WriteTurns(Arc<Turns>);
+
+impl Default for WriteTurns {
+    fn default() -> Self {
+        Self(Turns::new(WRITES_IN_FLIGHT))
+    }
+}
+
+impl WriteTurns {
+    /// Waits until it is the turn of the object's namespace.
+    pub async fn take(&self, object: &impl Resource) -> Turn {
+        self.0.take(object.meta().namespace.as_deref().unwrap_or_default()).await
+    }
+}
+
 /// What every controller shares.
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// In whose turn it is written to.
+    pub writes: WriteTurns,
     /// The site's configuration, as it is now.
     pub site: watch::Receiver<Arc<Site>>,
     /// The hosts.
@@ -97,20 +123,22 @@ impl Caches {
             client: &Client,
             metrics: &Arc<Metrics>,
             index: Index<K>,
+            labels: KeepLabels,
             filling: &mut Filling,
         ) -> Arc<Cache<K>> {
-            let (cache, fill) = Cache::new(Api::all(client.clone()), Arc::clone(metrics), index);
+            let (cache, fill) = Cache::new(Api::all(client.clone()), Arc::clone(metrics), index, labels);
             filling.push(Box::pin(fill));
             cache
         }
         let mut filling = Vec::new();
         let caches = Self {
-            hypervisors: of(client, metrics, |_| None, &mut filling),
-            images: of(client, metrics, |_| None, &mut filling),
-            flavours: of(client, metrics, |_| None, &mut filling),
-            farms: of(client, metrics, |_| None, &mut filling),
-            machines: of(client, metrics, host_of, &mut filling),
-            routers: of(client, metrics, |_| None, &mut filling),
+            // Machines and images select hosts by any label.
+            hypervisors: of(client, metrics, |_| Vec::new(), KeepLabels::All, &mut filling),
+            images: of(client, metrics, |_| Vec::new(), KeepLabels::Ours, &mut filling),
+            flavours: of(client, metrics, |_| Vec::new(), KeepLabels::Ours, &mut filling),
+            farms: of(client, metrics, |_| Vec::new(), KeepLabels::Ours, &mut filling),
+            machines: of(client, metrics, host_and_farm, KeepLabels::Ours, &mut filling),
+            routers: of(client, metrics, |_| Vec::new(), KeepLabels::Ours, &mut filling),
         };
         (caches, filling)
     }
@@ -119,6 +147,12 @@ impl Caches {
     #[must_use]
     pub fn machines_on(&self, host: &str) -> Vec<Arc<VirtualMachine>> {
         self.machines.filed_under(host)
+    }
+
+    /// The machines that name this farm.
+    #[must_use]
+    pub fn machines_of(&self, namespace: &str, farm: &str) -> Vec<Arc<VirtualMachine>> {
+        self.machines.filed_under(&farm_entry(namespace, farm))
     }
 
     /// Waits until every kind has been listed in full: before that nothing may be concluded from an absence.
@@ -148,14 +182,21 @@ impl Caches {
     }
 }
 
-/// The host that a machine has.
-fn host_of(machine: &VirtualMachine) -> Option<&str> {
-    machine.status.as_ref()?.hypervisor.as_deref()
+/// The host that a machine has, and its farm. No name of a host has a slash in it.
+fn host_and_farm(machine: &VirtualMachine) -> Vec<String> {
+    let host = machine.status.as_ref().and_then(|status| status.hypervisor.clone());
+    let namespace = machine.metadata.namespace.as_deref().unwrap_or_default();
+    host.into_iter().chain([farm_entry(namespace, &machine.spec.farm)]).collect()
+}
+
+fn farm_entry(namespace: &str, farm: &str) -> String {
+    [namespace, farm].join("/")
 }
 
 /// Tells the story of an object in `kubectl describe`.
 pub struct Events {
     recorder: Recorder,
+    turns: Arc<Turns>,
 }
 
 impl Events {
@@ -163,7 +204,7 @@ impl Events {
     #[must_use]
     pub fn new(client: Client, instance: String) -> Self {
         let reporter = Reporter { controller: "cascina.dev/operator".into(), instance: Some(instance) };
-        Self { recorder: Recorder::new(client, reporter) }
+        Self { recorder: Recorder::new(client, reporter), turns: Turns::new(EVENTS_IN_FLIGHT) }
     }
 
     /// Something went as it should.
@@ -179,6 +220,7 @@ impl Events {
     async fn publish(&self, about: ObjectReference, type_: EventType, reason: &str, action: &str, note: String) {
         let note = Some(printable(&note, LONGEST_NOTE));
         let event = Event { type_, reason: reason.into(), note, action: action.into(), secondary: None };
+        let _turn = self.turns.take(about.namespace.as_deref().unwrap_or_default()).await;
         // An event that is lost (a namespace that is going away, say) changes nothing about the work.
         if let Err(error) = self.recorder.publish(&event, &about).await {
             debug!(%error, reason, "event not recorded");

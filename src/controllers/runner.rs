@@ -7,18 +7,19 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use kube::ResourceExt;
-use kube::core::NamespaceResourceScope;
 use kube::core::object::HasStatus;
 use kube::runtime::Controller;
 use kube::runtime::controller::{Action, Config};
 use kube::runtime::reflector::ObjectRef;
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::cache::{Cache, Cached};
 use super::context::Context;
 use super::error::Error;
+use super::turns::Turns;
 use super::writes::tell_pause;
 use crate::api::{PAUSED_ANNOTATION, is_annotated};
 
@@ -48,8 +49,8 @@ impl Failures {
 }
 
 /// Runs a controller until `shutdown`: it reconciles each object of the cache when it changes and when one of the
-/// `triggers` names it, never one object twice at the same time. What triggers it within `gather` counts once. Paused
-/// objects are left alone.
+/// `triggers` names it, never one object twice at the same time. What triggers it within `gather` counts once. So many
+/// are reconciled at a time as the site allows, of each namespace in turns. Paused objects are left alone.
 pub async fn run<K, F, R>(
     context: Arc<Context>,
     cache: &Arc<Cache<K>>,
@@ -84,30 +85,40 @@ pub async fn run_and_hold<K, F, R, H, S>(
     S: Future<Output = Result<Action, Error>> + Send + 'static,
 {
     let failures = Arc::new(Failures::default());
+    let turns = Turns::new(usize::from(context.site().limits.reconciles_in_flight.max(1)));
+    let stopping = CancellationToken::new();
     let kind = K::kind(&());
     let newest = Arc::clone(cache);
     let counted = {
-        let failures = Arc::clone(&failures);
+        let (failures, stopping) = (Arc::clone(&failures), stopping.clone());
         move |object: Arc<K>, context: Arc<Context>| {
             let (failures, reconcile, while_paused) = (Arc::clone(&failures), reconcile.clone(), while_paused.clone());
-            let object = newest.latest(&object).unwrap_or(object);
+            let (newest, turns, stopping) = (Arc::clone(&newest), Arc::clone(&turns), stopping.clone());
             let name = full_name(&*object);
             let span = info_span!("reconcile", kind = %K::kind(&()), object = %name);
             async move {
-                let paused = is_annotated(&*object, PAUSED_ANNOTATION);
-                if paused {
-                    let held = while_paused(Arc::clone(&object), Arc::clone(&context)).await;
-                    tell_pause(&context, &*object, true).await?;
-                    return held;
-                }
-                tell_pause(&context, &*object, false).await?;
-                let begin = Instant::now();
-                let outcome = reconcile(object, Arc::clone(&context)).await;
-                context.metrics.reconcile::<K>(begin.elapsed(), outcome.as_ref().err().map(Error::reason));
-                if outcome.is_ok() {
-                    failures.forget(&name);
-                }
-                outcome
+                let _turn = tokio::select! {
+                    turn = turns.take(object.meta().namespace.as_deref().unwrap_or_default()) => turn,
+                    () = stopping.cancelled() => return Ok(Action::await_change()),
+                };
+                let object = newest.latest(&object).unwrap_or(object);
+                let work = async {
+                    if is_annotated(&*object, PAUSED_ANNOTATION) {
+                        let held = while_paused(Arc::clone(&object), Arc::clone(&context)).await;
+                        tell_pause(&context, &*object, true).await?;
+                        return held;
+                    }
+                    tell_pause(&context, &*object, false).await?;
+                    let begin = Instant::now();
+                    let outcome = reconcile(Arc::clone(&object), Arc::clone(&context)).await;
+                    context.metrics.reconcile::<K>(begin.elapsed(), outcome.as_ref().err().map(Error::reason));
+                    if outcome.is_ok() {
+                        failures.forget(&name);
+                    }
+                    outcome
+                };
+                // Thousands may wait for their turn: what they need afterwards is made afterwards, on the heap.
+                Box::pin(work).await
             }
             .instrument(span)
         }
@@ -122,9 +133,12 @@ pub async fn run_and_hold<K, F, R, H, S>(
         warn!(kind = %K::kind(&()), object = %name, %error, pause_seconds = pause.as_secs_f64(), "reconcile failed");
         Action::requeue(pause)
     };
-    let limits = context.site().limits.reconciles_in_flight;
+    let shutdown = async move {
+        shutdown.await;
+        stopping.cancel();
+    };
     Controller::for_shared_stream(cache.all_then_changes(), cache.store())
-        .with_config(Config::default().concurrency(limits))
+        .with_config(Config::default())
         .reconcile_on(gathered(triggers, gather))
         .graceful_shutdown_on(shutdown)
         .run(counted, policy, context)
@@ -159,15 +173,6 @@ pub fn full_name(object: &impl ResourceExt) -> String {
         Some(namespace) => format!("{namespace}/{}", object.name_any()),
         None => object.name_any(),
     }
-}
-
-/// The objects of one namespace that a predicate picks, as references that wake their controllers.
-pub fn references<K>(cache: &Cache<K>, namespace: &str, pick: impl Fn(&K) -> bool) -> Vec<ObjectRef<K>>
-where
-    K: Cached + kube::Resource<Scope = NamespaceResourceScope>,
-{
-    let objects = cache.in_namespace(namespace);
-    objects.iter().filter(|object| pick(object)).map(|object| ObjectRef::from_obj(&**object)).collect()
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ where
 
 /// The same for what was decided from `object` as it is: if it changed since, nothing is written. For what must not be
 /// decided twice, such as addresses and places: after an answer that never came, a version of the object other than
-/// this one tells whether the write happened.
+/// this one tells whether the write happened. Who calls this sees to it that one namespace doesn't hold up another.
 ///
 /// # Errors
 /// What the API server says; a conflict if the object changed.
@@ -122,6 +122,8 @@ where
         "metadata": { "name": name },
         "status": wanted,
     });
+    // Who decided from one version of the object has a bound of its own.
+    let _turn = if version.is_none() { Some(context.writes.take(object).await) } else { None };
     if let (Some(version), Some(metadata)) = (version, patch.get_mut("metadata").and_then(Value::as_object_mut)) {
         metadata.insert("resourceVersion".to_owned(), version.into());
     }
@@ -202,6 +204,7 @@ where
         Some(namespace) => Api::namespaced_with(context.client.clone(), &namespace, &resource),
         None => Api::all_with(context.client.clone(), &resource),
     };
+    let _turn = context.writes.take(object).await;
     context.metrics.write::<K>("status");
     match api.patch_status(&name, &PatchParams::apply(share.manager).force(), &Patch::Apply(patch)).await {
         Ok(_) => Ok(()),
@@ -255,6 +258,7 @@ async fn write_finalizers<K: Cached>(
     let patch = json!({
         "metadata": { "resourceVersion": object.resource_version(), "finalizers": finalizers },
     });
+    let _turn = context.writes.take(object).await;
     context.metrics.write::<K>("metadata");
     match api.patch(&object.name_any(), &PatchParams::default(), &Patch::Merge(patch)).await {
         Ok(written) => cache.absorb(written),

@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use kube::Api;
+use kube::{Api, Client};
 use kube_lease_manager::LeaseManagerBuilder;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::controllers::context::Context;
+use super::Options;
 
 /// Name of the Lease in the operator's namespace.
 const LEASE: &str = "cascina-operator";
@@ -76,9 +76,10 @@ impl Lead {
 ///
 /// # Errors
 /// The Lease can't be read or written: mostly missing rights.
-pub async fn wait_for_lead(context: &Context, identity: &str, stop: &CancellationToken) -> Result<Option<Lead>> {
-    let manager = LeaseManagerBuilder::new(context.client.clone(), LEASE)
-        .with_namespace(&context.namespace)
+pub async fn wait_for_lead(client: Client, options: &Options, stop: &CancellationToken) -> Result<Option<Lead>> {
+    let Options { namespace, identity, .. } = options;
+    let manager = LeaseManagerBuilder::new(client.clone(), LEASE)
+        .with_namespace(namespace)
         .with_identity(identity)
         .with_field_manager(format!("cascina-lease-{identity}"))
         .with_duration(DURATION)
@@ -92,8 +93,7 @@ pub async fn wait_for_lead(context: &Context, identity: &str, stop: &Cancellatio
         outcome = waiting => outcome.context("renewing the Lease ended")?,
         () = stop.cancelled() => return Ok(None),
     }
-    let leases = Api::namespaced(context.client.clone(), &context.namespace);
-    Ok(Some(Lead { leases, identity: identity.to_owned(), held, renewing }))
+    Ok(Some(Lead { leases: Api::namespaced(client, namespace), identity: identity.clone(), held, renewing }))
 }
 
 /// How long the holder of a Lease that was renewed last at this time may still work.

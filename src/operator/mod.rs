@@ -97,6 +97,8 @@ async fn operate(options: Options) -> Result<()> {
     let stop = CancellationToken::new();
     tokio::spawn(stop_on_signal(stop.clone()));
     let client = Client::try_default().await.context("no way to the Kubernetes API")?;
+    // A connection of its own: what the controllers ask for is never in the way of the Lease.
+    let leases = Client::try_default().await.context("no way to the Kubernetes API")?;
     let site = site_file::watch(options.site_config.clone(), stop.clone()).await?;
     let metrics = Arc::new(Metrics::default());
 
@@ -117,6 +119,7 @@ async fn operate(options: Options) -> Result<()> {
     let context = Arc::new(Context {
         events: Events::new(client.clone(), options.identity.clone()),
         client,
+        writes: Default::default(),
         site,
         fleet: Arc::new(Fleet::new(Clock::Wall, &cluster)),
         cluster,
@@ -134,7 +137,7 @@ async fn operate(options: Options) -> Result<()> {
     health.set_ready();
     info!("caches are filled; waiting for the lead");
 
-    let Some(lead) = leader::wait_for_lead(&context, &options.identity, &stop).await? else { return Ok(()) };
+    let Some(lead) = leader::wait_for_lead(leases, &options, &stop).await? else { return Ok(()) };
     context.metrics.set_leader(true);
     info!("leading");
     let store = Arc::new(ImageStore::open(&options.cache_dir, &context.site().images).await?);

@@ -136,6 +136,7 @@ impl Live {
         let context = Arc::new(Context {
             events: Events::new(client.clone(), "simulated".into()),
             client,
+            writes: Default::default(),
             site,
             fleet: Arc::new(Fleet::new(self.clock, CLUSTER)),
             caches,

@@ -4,6 +4,7 @@
 //! twice. So the answer to each write is absorbed here and counts until the watch delivers something newer.
 
 mod objects;
+mod slim;
 #[cfg(test)]
 mod tests;
 
@@ -23,10 +24,15 @@ use tracing::warn;
 use super::vanish::{PAUSE, is_mass};
 use crate::metrics::Metrics;
 pub use objects::{Index, Key};
-use objects::{Objects, is_newer, key};
+use objects::{Objects, is_newer, is_same_version, key};
+pub use slim::{KeepLabels, is_ours};
 
 /// How many changes a slow listener may lag behind before it is shown every object again.
 const BACKLOG: usize = 4096;
+
+/// Objects that are asked for at a time when all are listed. An object may be of a mebibyte and a half, and each page is in
+/// memory as text and as objects.
+const PAGE: u32 = 50;
 
 /// What every kind that is cached can do.
 pub trait Cached: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static {}
@@ -36,6 +42,7 @@ impl<K> Cached for K where K: Resource<DynamicType = ()> + Clone + Debug + Deser
 /// All objects of one kind.
 pub struct Cache<K: Cached> {
     store: Store<K>,
+    labels: KeepLabels,
     objects: Mutex<Objects<K>>,
     changes: broadcast::Sender<Arc<K>>,
     /// How many full lists were taken in.
@@ -50,10 +57,12 @@ impl<K: Cached> Cache<K> {
         api: Api<DeserializeGuard<K>>,
         metrics: Arc<Metrics>,
         index: Index<K>,
+        labels: KeepLabels,
     ) -> (Arc<Self>, impl Future<Output = ()> + Send + 'static) {
         let writer = Writer::<K>::new(());
         let cache = Arc::new(Self {
             store: writer.as_reader(),
+            labels,
             objects: Mutex::new(Objects::new(index)),
             changes: broadcast::Sender::new(BACKLOG),
             lists: watch::Sender::new(0),
@@ -67,7 +76,8 @@ impl<K: Cached> Cache<K> {
         let kind = K::kind(&());
         let mut doubted = false;
         loop {
-            let mut events = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+            let config = watcher::Config::default().page_size(PAGE);
+            let mut events = watcher(api.clone(), config).default_backoff().boxed();
             let mut listed = Vec::new();
             let again = loop {
                 let event = tokio::select! {
@@ -82,7 +92,7 @@ impl<K: Cached> Cache<K> {
                         continue;
                     }
                 };
-                let Some(event) = well_formed(event) else { continue };
+                let Some(event) = self.well_formed(event) else { continue };
                 if matches!(event, watcher::Event::InitDone) {
                     doubted = !doubted && self.lacks_much(&listed);
                     metrics.set_doubted(&kind, doubted);
@@ -102,15 +112,36 @@ impl<K: Cached> Cache<K> {
         }
     }
 
+    /// The event of an object that can be read, without what nobody reads; one that can't is reported and left out, so that
+    /// it stops nobody else.
+    fn well_formed(&self, event: watcher::Event<DeserializeGuard<K>>) -> Option<watcher::Event<K>> {
+        let read = |guard: DeserializeGuard<K>| match guard.0 {
+            Ok(object) => Some(slim::slim(object, self.labels)),
+            Err(invalid) => {
+                let name = invalid.metadata.name.as_deref().unwrap_or_default();
+                warn!(kind = %K::kind(&()), name, error = %invalid.error, "object left out: it can't be read");
+                None
+            }
+        };
+        Some(match event {
+            watcher::Event::Init => watcher::Event::Init,
+            watcher::Event::InitDone => watcher::Event::InitDone,
+            watcher::Event::InitApply(guard) => watcher::Event::InitApply(read(guard)?),
+            watcher::Event::Apply(guard) => watcher::Event::Apply(read(guard)?),
+            watcher::Event::Delete(guard) => watcher::Event::Delete(read(guard)?),
+        })
+    }
+
     fn follow(&self, event: watcher::Event<K>, unseen: bool, listed: &mut Vec<Arc<K>>) {
         match event {
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(object) => listed.push(Arc::new(object)),
             watcher::Event::InitDone => {
-                self.replace(std::mem::take(listed));
+                let listed = std::mem::take(listed);
+                self.replace(listed.into_iter().map(|object| self.stored(&object).unwrap_or(object)).collect());
                 self.lists.send_modify(|lists| *lists += 1);
             }
-            watcher::Event::Apply(object) => self.arrive(Arc::new(object), unseen),
+            watcher::Event::Apply(object) => self.arrive(self.shared(object), unseen),
             watcher::Event::Delete(object) => self.bury(Arc::new(object)),
         }
     }
@@ -164,11 +195,12 @@ impl<K: Cached> Cache<K> {
         self.lock().by_key.values().cloned().collect()
     }
 
-    /// The objects of a namespace, ordered by name.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
+    /// The objects of a namespace whose names begin so, ordered by name.
+    pub fn named(&self, namespace: &str, prefix: &str) -> Vec<Arc<K>> {
         let objects = self.lock();
-        let from = objects.by_key.range((namespace.to_owned(), String::new())..);
-        from.take_while(|((of, _), _)| of == namespace).map(|(_, object)| Arc::clone(object)).collect()
+        let from = objects.by_key.range((namespace.to_owned(), prefix.to_owned())..);
+        let so = from.take_while(|((of, name), _)| of == namespace && name.starts_with(prefix));
+        so.map(|(_, object)| Arc::clone(object)).collect()
     }
 
     /// The objects that the cache's index files under this, ordered by namespace and name.
@@ -192,7 +224,7 @@ impl<K: Cached> Cache<K> {
     pub fn absorb(&self, object: K) {
         let finished = object.meta().deletion_timestamp.is_some() && object.finalizers().is_empty();
         if !finished {
-            self.take_in(Arc::new(without_managed_fields(object)));
+            self.take_in(Arc::new(slim::slim(object, self.labels)));
         }
     }
 
@@ -231,12 +263,26 @@ impl<K: Cached> Cache<K> {
         }
     }
 
+    /// The object as the store has it, so that it is in memory once.
+    fn shared(&self, object: K) -> Arc<K> {
+        self.stored(&object).unwrap_or_else(|| Arc::new(object))
+    }
+
+    fn stored(&self, object: &K) -> Option<Arc<K>> {
+        self.store.get(&ObjectRef::from_obj(object)).filter(|stored| is_same_version(&**stored, object))
+    }
+
     /// Takes in an object that is newer than what is known. Says whether it is.
     fn take_in(&self, object: Arc<K>) -> bool {
         let mut objects = self.lock();
-        let known = objects.by_key.get(&key(&*object)).is_some_and(|known| !is_newer(&*object, &**known));
+        let known = objects.by_key.get(&key(&*object)).filter(|known| !is_newer(&*object, &***known));
+        if known.is_some_and(|known| is_same_version(&**known, &*object)) {
+            // Our own write comes back: from here on it is the store's copy.
+            objects.insert(object);
+            return false;
+        }
         let buried = object.uid().is_some_and(|uid| objects.buried.contains(&uid));
-        if known || buried {
+        if known.is_some() || buried {
             return false;
         }
         objects.insert(Arc::clone(&object));
@@ -286,29 +332,4 @@ impl<K: Cached> Cache<K> {
 pub fn reference<K: Cached>(namespace: &str, name: &str) -> ObjectRef<K> {
     let reference = ObjectRef::new(name);
     if namespace.is_empty() { reference } else { reference.within(namespace) }
-}
-
-/// The event of an object that can be read; one that can't is reported and left out, so that it stops nobody else.
-fn well_formed<K: Cached>(event: watcher::Event<DeserializeGuard<K>>) -> Option<watcher::Event<K>> {
-    let read = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(object) => Some(without_managed_fields(object)),
-        Err(invalid) => {
-            let name = invalid.metadata.name.as_deref().unwrap_or_default();
-            warn!(kind = %K::kind(&()), name, error = %invalid.error, "object left out: it can't be read");
-            None
-        }
-    };
-    Some(match event {
-        watcher::Event::Init => watcher::Event::Init,
-        watcher::Event::InitDone => watcher::Event::InitDone,
-        watcher::Event::InitApply(guard) => watcher::Event::InitApply(read(guard)?),
-        watcher::Event::Apply(guard) => watcher::Event::Apply(read(guard)?),
-        watcher::Event::Delete(guard) => watcher::Event::Delete(read(guard)?),
-    })
-}
-
-/// Who wrote which field is half of an object and asked by nobody.
-fn without_managed_fields<K: Resource>(mut object: K) -> K {
-    object.meta_mut().managed_fields = None;
-    object
 }

@@ -1,4 +1,4 @@
-//! Objects of one kind, filed by name and by one thing more.
+//! Objects of one kind, filed by name and by whatever else they are looked up by.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use kube::{Resource, ResourceExt};
 pub type Key = (String, String);
 
 /// Under what an object is filed, besides its name: what many are looked up by that are few of all.
-pub type Index<K> = fn(&K) -> Option<&str>;
+pub type Index<K> = fn(&K) -> Vec<String>;
 
 /// How many deleted objects of a namespace are remembered, so that a late answer doesn't bring one back. Each has a list of its
 /// own: what one tenant deletes pushes nobody else's out.
@@ -64,8 +64,8 @@ impl<K: Resource> Objects<K> {
     pub(super) fn insert(&mut self, object: Arc<K>) {
         let key = key(&*object);
         self.remove(&key);
-        if let Some(entry) = (self.index)(&object) {
-            self.by_entry.entry(entry.to_owned()).or_default().insert(key.clone());
+        for entry in (self.index)(&object) {
+            self.by_entry.entry(entry).or_default().insert(key.clone());
         }
         self.uids.extend(object.uid());
         self.by_key.insert(key, object);
@@ -76,11 +76,11 @@ impl<K: Resource> Objects<K> {
         if let Some(uid) = &known.meta().uid {
             self.uids.remove(uid);
         }
-        let Some(entry) = (self.index)(&known) else { return };
-        if let Some(keys) = self.by_entry.get_mut(entry) {
+        for entry in (self.index)(&known) {
+            let Some(keys) = self.by_entry.get_mut(&entry) else { continue };
             keys.remove(key);
             if keys.is_empty() {
-                self.by_entry.remove(entry);
+                self.by_entry.remove(&entry);
             }
         }
     }
@@ -95,6 +95,12 @@ impl<K: Resource> Objects<K> {
 
 pub(super) fn key<K: Resource>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+/// Whether two copies are of one version of one object.
+pub(super) fn is_same_version<K: Resource>(one: &K, other: &K) -> bool {
+    let version = |object: &K| (object.uid(), object.resource_version());
+    key(one) == key(other) && version(one) == version(other)
 }
 
 /// Resource versions of one kind grow, and may be compared as numbers (KEP-5504).

@@ -9,7 +9,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 fn cache() -> Cache<ConfigMap> {
     Cache {
         store: Writer::<ConfigMap>::new(()).as_reader(),
-        objects: Mutex::new(Objects::new(|map: &ConfigMap| map.data.as_ref()?.get("entry").map(String::as_str))),
+        labels: KeepLabels::Ours,
+        objects: Mutex::new(Objects::new(|map: &ConfigMap| {
+            map.data.iter().flat_map(|data| data.values().cloned()).collect()
+        })),
         changes: broadcast::Sender::new(8),
         lists: watch::Sender::new(0),
         relist: Notify::new(),
@@ -85,7 +88,7 @@ fn an_object_is_filed_under_what_it_says_last() {
     };
     let found = |entry: &str| cache.filed_under(entry).len();
     cache.take_in(filed(1, None));
-    assert_eq!((found("x"), cache.in_namespace("farm").len(), cache.in_namespace("far").len()), (0, 1, 0));
+    assert_eq!((found("x"), cache.named("farm", "").len(), cache.named("far", "").len()), (0, 1, 0));
     cache.take_in(filed(2, Some("x")));
     cache.take_in(filed(3, Some("y")));
     assert_eq!((found("x"), found("y")), (0, 1));
@@ -94,6 +97,20 @@ fn an_object_is_filed_under_what_it_says_last() {
     cache.bury(filed(5, None));
     assert_eq!((found("z"), cache.count(), cache.has_uid("a")), (0, 0, false));
     assert!(cache.lock().by_entry.is_empty(), "nothing is kept of what is gone");
+}
+
+#[test]
+fn an_object_is_found_by_each_thing_it_is_filed_under_and_by_how_its_name_begins() {
+    let cache = cache();
+    let mut both = object("a", 1);
+    both.data = Some([("one", "x"), ("other", "y")].map(|(key, entry)| (key.into(), entry.into())).into());
+    cache.take_in(Arc::new(both));
+    assert_eq!((cache.filed_under("x").len(), cache.filed_under("y").len()), (1, 1));
+    let mut named = object("b", 2);
+    named.metadata.name = Some("ona".into());
+    cache.take_in(Arc::new(named));
+    let found = |prefix: &str| cache.named("farm", prefix).len();
+    assert_eq!((found("on"), found("one"), found("p"), cache.named("far", "on").len()), (2, 1, 0, 0));
 }
 
 #[test]
@@ -135,4 +152,44 @@ fn only_what_the_watch_reported_was_deleted() {
     assert!(!cache.was_deleted("a"), "that it isn't listed says less");
     cache.bury(Arc::new(object("a", 6)));
     assert!(cache.was_deleted("a"));
+}
+
+#[test]
+fn of_an_object_only_what_is_read_is_kept() {
+    let large = || Some(("example.org/large".to_owned(), "x".repeat(100_000)));
+    let mut heavy = object("a", 5);
+    let ours = [("cascina.dev/paused".to_owned(), "true".to_owned())];
+    heavy.metadata.annotations = Some(ours.clone().into_iter().chain(large()).collect());
+    heavy.metadata.labels = Some(large().into_iter().collect());
+    heavy.metadata.managed_fields = Some(vec![Default::default()]);
+    let cache = cache();
+    cache.absorb(heavy.clone());
+    let kept = cache.get("farm", "one").unwrap();
+    assert_eq!(kept.metadata.annotations, Some(ours.into_iter().collect()));
+    assert_eq!((&kept.metadata.labels, &kept.metadata.managed_fields), (&None, &None));
+    let all = slim::slim(heavy.clone(), KeepLabels::All);
+    assert_eq!(all.metadata.labels, heavy.metadata.labels, "hosts are selected by theirs");
+}
+
+#[test]
+fn an_object_that_the_watch_brings_is_in_memory_once() {
+    let mut writer = Writer::<ConfigMap>::new(());
+    let cache = Cache { store: writer.as_reader(), ..cache() };
+    let mut bring = |event: watcher::Event<ConfigMap>, listed: &mut Vec<Arc<ConfigMap>>| {
+        writer.apply_watcher_event(&event);
+        cache.follow(event, false, listed);
+    };
+    let mut listed = Vec::new();
+    bring(watcher::Event::Init, &mut listed);
+    bring(watcher::Event::InitApply(object("a", 5)), &mut listed);
+    bring(watcher::Event::InitDone, &mut listed);
+    let once = || {
+        let known = cache.get("farm", "one").unwrap();
+        Arc::ptr_eq(&known, &cache.store.get(&ObjectRef::from_obj(&*known)).unwrap())
+    };
+    assert!(once(), "a list");
+    cache.absorb(object("a", 9));
+    assert!(!once(), "our own write is ahead of the watch");
+    bring(watcher::Event::Apply(object("a", 9)), &mut listed);
+    assert!(once() && version(&cache).as_deref() == Some("9"), "until it arrives");
 }

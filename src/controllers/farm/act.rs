@@ -90,6 +90,7 @@ impl<'a> Writes<'a> {
                     ..VirtualMachineStatus::default()
                 };
                 let Objects { context, cache, api, .. } = &self.machines;
+                let _turn = context.writes.take(&**machine).await;
                 apply_status_unless_changed(context, cache, api, machine, &ADDRESS_SHARE, &status).await?;
             }
             Step::Create(machine) => {
@@ -98,10 +99,10 @@ impl<'a> Writes<'a> {
                     return Err(error.into());
                 }
             }
-            Step::Update(machine) => self.machines.replace(machine).await?,
+            Step::Update(machine) => self.machines.change(machine).await?,
             Step::Delete(machine) => self.machines.delete(machine).await?,
             Step::MakeRouter(router) => self.routers.create(router).await?,
-            Step::ChangeRouter(router) => self.routers.replace(router).await?,
+            Step::ChangeRouter(router) => self.routers.change(router).await?,
             Step::DeleteRouter(router) => self.routers.delete(router).await?,
         }
         Ok(())

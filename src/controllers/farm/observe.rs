@@ -22,7 +22,7 @@ use crate::network::FarmNetwork;
 pub struct View {
     /// The farm.
     pub farm: Arc<VirtualFarm>,
-    /// Every machine in its namespace.
+    /// The machines that name it, and those of its namespace that have names such as its own have.
     pub machines: Vec<Arc<VirtualMachine>>,
     /// Its network, or why it has none.
     pub network: Verdict,
@@ -64,7 +64,7 @@ pub fn look_only(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>) ->
 
 fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promising: bool) -> View {
     let farm_key = key(&**farm);
-    let machines = context.caches.machines.in_namespace(&farm_key.0);
+    let machines = machines(context, &farm_key);
     let ledger = Ledger::look(context);
     View {
         network: memory.network(context, farm, &ledger, promising),
@@ -76,6 +76,15 @@ fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promis
         farm: Arc::clone(farm),
         machines,
     }
+}
+
+/// Of a namespace with thousands of machines only those that concern the farm: it looks whenever one of them changes.
+fn machines(context: &Context, (namespace, farm): &Key) -> Vec<Arc<VirtualMachine>> {
+    let caches = &context.caches;
+    let mut machines = caches.machines_of(namespace, farm);
+    let alike = caches.machines.named(namespace, &format!("{farm}-"));
+    machines.extend(alike.into_iter().filter(|machine| machine.spec.farm != *farm));
+    machines
 }
 
 /// Addresses that none of a farm's machines has, and that are taken all the same: by domains whose objects are gone, by

@@ -67,7 +67,7 @@ fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<Hype
         let (farms, machines) = (Arc::clone(&context.caches.farms), Arc::clone(&context.caches.machines));
         let gone = move |farm: &Arc<VirtualFarm>| farm.uid().is_some_and(|uid| !farms.has_uid(&uid));
         context.caches.farms.changes().filter(move |farm| std::future::ready(gone(farm))).flat_map(move |farm| {
-            let of_farm = machines.in_namespace(&farm.namespace().unwrap_or_default());
+            let of_farm = machines.named(&farm.namespace().unwrap_or_default(), "");
             let hosts = of_farm.iter().filter_map(|machine| machine.status.as_ref()?.hypervisor.clone());
             stream::iter(hosts.map(|host| reference("", &host)).collect::<Vec<_>>())
         })

@@ -11,7 +11,6 @@ use crate::api::{Phase, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::reference;
 use crate::controllers::context::Context;
 use crate::controllers::fleet::Change;
-use crate::controllers::runner;
 
 /// A machine's host, its farm, its flavour.
 pub fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<VirtualMachine>> {
@@ -23,7 +22,7 @@ pub fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<
             Change::Stock(host) => in_phases(&machines.filed_under(&host), |phase| phase <= Phase::Scheduled),
         })
     });
-    let machines = Arc::clone(&context.caches.machines);
+    let shared = Arc::clone(context);
     let farms = Arc::clone(&context.caches.farms);
     let of_farms = context.caches.farms.changes().scan(HashMap::new(), move |known, farm| {
         let namespace = farm.namespace().unwrap_or_default();
@@ -33,7 +32,7 @@ pub fn triggers(context: &Arc<Context>) -> stream::BoxStream<'static, ObjectRef<
         let concerned = if before == Some(after) {
             Vec::new()
         } else {
-            runner::references(&machines, &namespace, |machine| machine.spec.farm == farm.name_any())
+            in_phases(&shared.caches.machines_of(&namespace, &farm.name_any()), |_| true)
         };
         std::future::ready(Some(stream::iter(concerned)))
     });

@@ -1,4 +1,4 @@
-//! Writes what was decided, and remembers what may or may not have been written.
+//! Writes what was promised or given back, and remembers what may or may not have been written.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
 use kube::ResourceExt;
+use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::decide::Decided;
@@ -17,13 +18,18 @@ use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::observed::Observed;
 use crate::controllers::runner::full_name;
+use crate::controllers::turns::in_turns;
 use crate::controllers::writes::apply_status_unless_changed;
 
 /// Writes at the same time.
 const WRITES_IN_FLIGHT: usize = 16;
 
+/// A pass begins no more writes after this time. What is left is decided anew: a machine that came meanwhile is decided
+/// and written in its turn, and doesn't wait until all that was there before it has been.
+const WRITING: Duration = Duration::from_millis(400);
+
 /// A write without an answer for so long may or may not have happened.
-const WRITE_DEADLINE: Duration = Duration::from_secs(10);
+pub const WRITE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How a write ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,12 +40,20 @@ pub enum Written {
     No,
     /// Nobody knows.
     Perhaps,
+    /// It wasn't begun.
+    NotYet,
 }
 
-/// Writes all that was decided; a write that fails is decided anew in the next pass.
+/// Writes what was decided, of each namespace in turns, as far as there is time; a write that fails or isn't begun is
+/// decided anew in the next pass.
 pub async fn write_all(context: &Context, decided: Vec<Decided>, now: Timestamp) -> Vec<(Decided, Written)> {
+    let begin = Instant::now();
+    let decided = in_turns(decided, |(machine, _)| machine.metadata.namespace.clone());
     let written = stream::iter(decided).map(|(machine, outcome)| async move {
-        let written = write(context, &machine, &outcome, now).await;
+        let written = match begin.elapsed() {
+            elapsed if elapsed < WRITING => write(context, &machine, &outcome, now).await,
+            _ => Written::NotYet,
+        };
         ((machine, outcome), written)
     });
     written.buffer_unordered(WRITES_IN_FLIGHT).collect().await
@@ -75,7 +89,8 @@ async fn write(context: &Context, machine: &VirtualMachine, outcome: &Outcome, n
     }
 }
 
-fn report(context: &Context, name: &str, error: &Error) {
+/// Counts and logs a write that failed.
+pub fn report(context: &Context, name: &str, error: &Error) {
     context.metrics.reconcile::<VirtualMachine>(Duration::ZERO, Some(error.reason()));
     warn!(kind = "VirtualMachine", object = %name, %error, "placement not written");
 }
@@ -93,22 +108,29 @@ impl Doubts {
         }
     }
 
+    /// Forgets a placement of which is known how its write ended.
+    pub fn settle(&mut self, (machine, _): &Decided) {
+        if let Some(uid) = &machine.metadata.uid {
+            self.0.remove(uid);
+        }
+    }
+
     /// Forgets what is settled and shows the world as if the rest were written. Returns what is to be written again.
     pub fn count_in(&mut self, world: &mut World, now: Timestamp) -> Vec<Decided> {
+        if self.0.is_empty() {
+            return Vec::new();
+        }
         let same = |one: &VirtualMachine, other: &VirtualMachine| {
             one.uid() == other.uid() && one.resource_version() == other.resource_version()
         };
         self.0.retain(|_, (machine, _)| world.machines.iter().any(|known| same(known, machine)));
-        let mut again = Vec::new();
         for (machine, outcome) in self.0.values() {
             for known in world.machines.iter_mut().filter(|known| key(&***known) == key(&**machine)) {
                 let mut assumed = (**machine).clone();
                 assumed.status = Some(status(machine, outcome, now));
                 *known = Arc::new(assumed);
             }
-            again.push((Arc::clone(machine), outcome.clone()));
         }
-        self.0.clear();
-        again
+        self.0.values().cloned().collect()
     }
 }

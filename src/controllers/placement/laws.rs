@@ -228,4 +228,64 @@ proptest! {
         }
         prop_assert!(placed(&freed) >= placed(&hosts));
     }
+
+    /// However many machines some tenants ask for and since when: places for machines alike that become free one after
+    /// another are shared so that nobody who still waits has two fewer than anybody else.
+    #[test]
+    fn tenants_that_wait_share_what_becomes_free(asked in vec(1usize..12, 2..5), places in 1i64..24) {
+        let one = |tenant: usize, index: usize| Request {
+            machine: (format!("tenant-{tenant}"), format!("machine-{index}")),
+            farm: (format!("tenant-{tenant}"), "farm".into()),
+            group: None,
+            priority: 0,
+            created: at(tenant as i64),
+            needs: amount(1, 1, 0),
+            revision: "image-1".into(),
+            place: Place::Any { class: HypervisorClass::Worker, selector: BTreeMap::new() },
+            role: Role::Machine,
+        };
+        let mut waiting: Vec<_> = asked
+            .iter()
+            .enumerate()
+            .flat_map(|(tenant, count)| (0..*count).map(move |index| one(tenant, index)))
+            .collect();
+        let mut farms: Vec<_> = (0..asked.len())
+            .map(|tenant| Budget {
+                farm: (format!("tenant-{tenant}"), "farm".into()),
+                quota: Quota::default(),
+                instances: 0,
+                used: Amount::default(),
+            })
+            .collect();
+        let mut host = HostOffer {
+            name: "host-0".into(),
+            class: HypervisorClass::Worker,
+            pool: None,
+            public: false,
+            labels: BTreeMap::new(),
+            openness: Openness::Open,
+            allocatable: amount(64, 64, 64),
+            allocated: amount(64, 64, 64),
+            cached: BTreeSet::new(),
+            groups: BTreeMap::new(),
+            routed: BTreeSet::new(),
+        };
+        for _ in 0..places {
+            host.allocated = amount(63, 63, 64);
+            let decisions = place(&waiting, std::slice::from_ref(&host), &farms);
+            let chosen: Vec<_> = placed(&decisions, &waiting).map(|(request, _)| request.machine.clone()).collect();
+            for machine in &chosen {
+                for farm in farms.iter_mut().filter(|farm| farm.farm.0 == machine.0) {
+                    farm.instances += 1;
+                    farm.used += amount(1, 1, 0);
+                }
+            }
+            waiting.retain(|request| !chosen.contains(&request.machine));
+        }
+        let most = farms.iter().map(|farm| farm.instances).max().unwrap_or_default();
+        for farm in &farms {
+            let waits = waiting.iter().any(|request| request.machine.0 == farm.farm.0);
+            prop_assert!(!waits || most - farm.instances <= 1, "{farms:?}");
+        }
+    }
 }

@@ -4,6 +4,8 @@
 //! share of the farm's quota) and may run. A pass looks at all objects, decides for every machine that wishes to run
 //! (`decide`, `plan`), and writes; the next begins when all writes have ended, so nothing is promised twice. Every
 //! write is for one version of the machine, so that of two instances that both believe to lead only one can place it.
+//! Only what promises or gives back is written here, and for a bounded time, each namespace in turns. That a machine
+//! waits promises nothing: that is told beside the loop (`tell`), and nobody waits for it.
 //!
 //! A machine that is halted gives CPUs, memory and quota back as soon as its controller says `Stopped`; its host stays
 //! its host, because its disks are there, and their space stays reserved.
@@ -17,15 +19,16 @@ mod hosts;
 mod laws;
 pub mod observe;
 pub mod plan;
+mod queue;
 pub mod standing;
 pub mod status;
+mod tell;
 #[cfg(test)]
 pub mod testing;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +44,7 @@ use self::decide::{Decided, decide};
 use self::observe::World;
 use self::standing::{Standing, standing};
 use self::status::{Outcome, leaves, news, patience_left, status, waiting_since};
+use self::tell::Telling;
 use super::cache::{Cache, Cached};
 use super::context::Context;
 use super::news::{News, tell};
@@ -73,19 +77,21 @@ struct Memory {
 
 /// Places machines until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
-    let mut shutdown = pin!(shutdown.fuse());
-    let mut wakes = wakes(&context);
+    let telling = Telling::default();
+    tokio::select! {
+        () = shutdown => {}
+        () = place_all(&context, &telling) => {}
+        () = telling.run(&context) => {}
+    }
+}
+
+async fn place_all(context: &Arc<Context>, telling: &Telling) {
+    let mut wakes = wakes(context);
     let mut memory = Memory::default();
     loop {
-        let pause = tokio::select! {
-            () = &mut shutdown => return,
-            pause = pass(&context, &mut memory) => pause,
-        };
-        tokio::select! {
-            () = &mut shutdown => return,
-            // The end of a pause and a change mean the same: look again.
-            _ = tokio::time::timeout(pause, wakes.next()) => {}
-        }
+        let pause = pass(context, &mut memory, telling).await;
+        // The end of a pause and a change mean the same: look again.
+        let _ = tokio::time::timeout(pause, wakes.next()).await;
         tokio::time::sleep(DEBOUNCE.max(memory.looked * REST)).await;
         while wakes.next().now_or_never().flatten().is_some() {}
     }
@@ -114,11 +120,12 @@ fn changes<K: Cached>(cache: &Arc<Cache<K>>) -> BoxStream<'static, ()> {
 }
 
 /// Looks, decides, writes. Returns when to look again at the latest.
-async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
+async fn pass(context: &Arc<Context>, memory: &mut Memory, telling: &Telling) -> Duration {
     let begin = Instant::now();
     let now = context.clock.now();
     let mut world = World::look(context);
     let mut work = memory.doubts.count_in(&mut world, now);
+    let mut waits = Vec::new();
     let mut pause = INTERVAL;
     memory.note_waiting(&world, now);
     let settling = world.settling(now);
@@ -126,14 +133,19 @@ async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
     for decided in settling.map_or_else(|| decide(&world), |_| Vec::new()) {
         match patience_left(&decided.0, &decided.1, now) {
             Some(left) => pause = pause.min(left),
-            None if changes_something(&decided, now) => work.push(decided),
-            None => {}
+            None if !changes_something(&decided, now) => {}
+            None if decided.1.is_only_told() => waits.push(decided),
+            None => work.push(decided),
         }
     }
+    telling.tell(waits);
     memory.looked = begin.elapsed();
     let busy = !work.is_empty();
     let mut told = Vec::new();
     for (decided, written) in act::write_all(context, work, now).await {
+        if matches!(written, Written::Yes | Written::No) {
+            memory.doubts.settle(&decided);
+        }
         match written {
             Written::Yes => {
                 if leaves(&decided.0, &decided.1).is_some() {
@@ -146,6 +158,7 @@ async fn pass(context: &Arc<Context>, memory: &mut Memory) -> Duration {
                 pause = pause.min(RETRY);
                 memory.doubts.remember(decided);
             }
+            Written::NotYet => pause = Duration::ZERO,
         }
     }
     if busy {

@@ -1,19 +1,20 @@
 //! Which machine goes where: one pure, deterministic function of what asks and what is offered.
 //!
-//! Requests are served in order of priority, then age, then name. One that has to wait doesn't hold up smaller ones
-//! behind it, so a large machine may wait long at a busy site; among equals the oldest is always first.
+//! Namespaces take turns, the one with the smallest share of the site first; within a namespace requests are served in
+//! order of priority, then age, then name (`queue`). One that has to wait doesn't hold up smaller ones behind it, so a
+//! large machine may wait long at a busy site; among equals of a namespace the oldest is always first.
 //!
 //! A host is chosen by, in this order: fewest machines of the same group (what a group is for should survive the loss
 //! of a host), the image already there (gigabytes need not travel), the lowest share of memory, then of CPUs, in use
 //! afterwards (spread), and the name.
 
-use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
 pub use super::budget::{Budget, QUOTA_EXCEEDED};
 use super::causes::{Cause, Causes};
+use super::queue::Queue;
 use crate::api::{Bytes, HypervisorClass};
 use crate::controllers::cache::Key;
 pub use crate::controllers::ledger::Amount;
@@ -27,7 +28,7 @@ pub struct Request {
     pub farm: Key,
     /// Its group in the farm.
     pub group: Option<String>,
-    /// Higher is served first.
+    /// Higher is served first, among those of its namespace.
     pub priority: i32,
     /// Older is served first.
     pub created: Timestamp,
@@ -162,26 +163,49 @@ pub const UNSCHEDULABLE: &str = "Unschedulable";
 /// after it.
 #[must_use]
 pub fn place(pending: &[Request], hosts: &[HostOffer], farms: &[Budget]) -> Vec<Decision> {
+    let queue = Queue::new(pending, hosts, farms);
     let mut hosts = hosts.to_vec();
     let mut farms: BTreeMap<_, _> = farms.iter().map(|budget| (budget.farm.clone(), budget.clone())).collect();
-    let mut queue: Vec<_> = pending.iter().collect();
-    queue.sort_by_key(|request| (Reverse(request.priority), request.created, request.machine.clone()));
-    queue
-        .into_iter()
-        .map(|request| {
-            let verdict = admit(request, &mut hosts, farms.get_mut(&request.farm));
-            Decision { machine: request.machine.clone(), verdict }
-        })
-        .collect()
+    let mut refusals = BTreeMap::new();
+    let mut decisions = Vec::with_capacity(pending.len());
+    queue.serve(|request| {
+        let verdict = admit(request, &mut hosts, farms.get_mut(&request.farm), &mut refusals);
+        let served = verdict.is_ok();
+        decisions.push(Decision { machine: request.machine.clone(), verdict });
+        served
+    });
+    decisions
 }
 
+/// What was asked of all hosts, and that none of them has. What is left only shrinks while requests are served, so who
+/// asks the same is told the same: thousands of machines alike are compared with the hosts once.
+type Refusals<'a> = BTreeMap<Asked<'a>, Wait>;
+
+/// What a machine that may go to any host asks for.
+type Asked<'a> = (HypervisorClass, &'a BTreeMap<String, String>, (i64, Bytes, Bytes));
+
 /// Quota first, then a host; only when both say yes is anything booked.
-fn admit(request: &Request, hosts: &mut [HostOffer], budget: Option<&mut Budget>) -> Result<String, Wait> {
+fn admit<'a>(
+    request: &'a Request,
+    hosts: &mut [HostOffer],
+    budget: Option<&mut Budget>,
+    refusals: &mut Refusals<'a>,
+) -> Result<String, Wait> {
     let charge = request.charge();
     if let (Some(budget), Some(charge)) = (&budget, charge) {
         budget.admits(charge)?;
     }
-    let host = choose(request, hosts)?;
+    let asked = request.asked();
+    if let Some(refusal) = asked.as_ref().and_then(|asked| refusals.get(asked)) {
+        return Err(refusal.clone());
+    }
+    let host = match choose(request, hosts) {
+        Ok(host) => host,
+        Err(wait) => {
+            refusals.extend(asked.map(|asked| (asked, wait.clone())));
+            return Err(wait);
+        }
+    };
     host.allocated += request.added();
     if let Some(group) = request.group_key() {
         *host.groups.entry(group).or_default() += 1;
@@ -211,6 +235,15 @@ fn choose<'a>(request: &Request, hosts: &'a mut [HostOffer]) -> Result<&'a mut H
 }
 
 impl Request {
+    /// What it asks of any host alike; none, if where it may go depends on more than that.
+    fn asked(&self) -> Option<Asked<'_>> {
+        let Amount { cpus, memory, storage } = self.needs;
+        match &self.place {
+            Place::Any { class, selector } if !self.is_router() => Some((*class, selector, (cpus, memory, storage))),
+            Place::Any { .. } | Place::Home { .. } | Place::Away { .. } => None,
+        }
+    }
+
     /// What its admission adds to the host's account: disks that are there already are in it.
     fn added(&self) -> Amount {
         match &self.place {
@@ -315,7 +348,7 @@ impl HostOffer {
 }
 
 /// Parts of a million, so that comparing them is exact.
-fn share(part: u64, whole: u64) -> u64 {
+pub(super) fn share(part: u64, whole: u64) -> u64 {
     let share = u128::from(part) * 1_000_000 / u128::from(whole.max(1));
     u64::try_from(share).unwrap_or(u64::MAX)
 }

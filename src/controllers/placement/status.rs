@@ -43,6 +43,17 @@ pub enum Outcome {
     Stays,
 }
 
+impl Outcome {
+    /// Whether nothing is promised and nothing given back by it: it is told, and counts for nobody.
+    #[must_use]
+    pub fn is_only_told(&self) -> bool {
+        match self {
+            Self::Placed { .. } | Self::Rests(_) => false,
+            Self::Waits(_) | Self::Stranded(_) | Self::Stays => true,
+        }
+    }
+}
+
 /// Reason of machines whose host is lost, and that go nowhere else.
 pub const STRANDED: &str = "Stranded";
 

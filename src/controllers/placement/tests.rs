@@ -368,7 +368,10 @@ fn a_placement_without_an_answer_counts_until_the_machine_has_changed() {
     let again = doubts.count_in(&mut seen, at(60));
     assert_eq!(words(&again), ["a@one"], "it is written again");
     assert_eq!(decided(&seen), ["b: Unschedulable: 0/1 hypervisors: 1 lacks 1 CPU"], "and its place is taken");
+    assert_eq!(words(&doubts.count_in(&mut site.clone(), at(60))), ["a@one"], "and again, if that wasn't begun");
 
+    doubts.settle(&placed);
+    assert_eq!(words(&doubts.count_in(&mut site.clone(), at(60))), Vec::<String>::new(), "known is known");
     doubts.remember(placed);
     Arc::make_mut(&mut site.machines[0]).metadata.resource_version = Some("2".into());
     assert_eq!(words(&doubts.count_in(&mut site, at(60))), Vec::<String>::new());
@@ -434,4 +437,43 @@ fn a_machine_that_was_about_to_start_on_a_lost_host_is_charged_when_it_moves() {
     let none_left = Quota { instances: Some(0), cpus: None, memory: None, storage: None };
     let waits = words(&decide(&with_quota(world, none_left)));
     assert!(waits[0].starts_with("one: QuotaExceeded"), "{waits:?}");
+}
+
+/// The same machine in another namespace, which has a farm of that name too.
+fn of_tenant(mut machine: VirtualMachine, tenant: &str, site: &mut World) -> Arc<VirtualMachine> {
+    machine.metadata.namespace = Some(tenant.into());
+    machine.metadata.uid = Some(format!("{tenant}-{}", machine.metadata.name.as_deref().unwrap_or_default()));
+    let mut farm = farm("farm-a");
+    farm.metadata.namespace = Some(tenant.into());
+    site.farms.insert((tenant.into(), "farm-a".into()), Arc::new(farm));
+    Arc::new(machine)
+}
+
+#[test]
+fn who_asks_for_much_does_not_make_wait_who_asks_for_little() {
+    let mut site = world(vec![host("one", 4, "32Gi", "500Gi")], (0..20).map(|age| machine("m", age)).collect());
+    for (index, machine) in site.machines.iter_mut().enumerate() {
+        let machine = Arc::make_mut(machine);
+        machine.metadata.name = Some(format!("m-{index:02}"));
+        machine.metadata.uid = Some(format!("m-{index:02}"));
+        machine.spec.priority = 1000;
+    }
+    let late = of_tenant(machine("late", 100), "other", &mut site);
+    site.machines.push(late);
+    let first: Vec<_> = decide(&site).iter().map(|decided| words(std::slice::from_ref(decided)).remove(0)).collect();
+    assert_eq!(first[..4], ["m-00@one", "late@one", "m-01@one", "m-02@one"], "and a priority is one's own");
+
+    let mut full = after(site, &decide(&world(vec![], vec![])));
+    full.hypervisors = vec![Arc::new(host("one", 2, "32Gi", "500Gi"))];
+    full.machines[0] = Arc::new(running_on((*full.machines[0]).clone(), "one", 1, "512Mi"));
+    let placed: Vec<_> = decided(&full).into_iter().filter(|words| words.contains('@')).collect();
+    assert_eq!(placed, ["late@one"], "the one place that is left is for who has nothing yet");
+}
+
+#[test]
+fn only_what_is_promised_or_given_back_is_waited_for() {
+    let site = world(vec![host("one", 1, "1Gi", "9Gi")], vec![machine("a", 0), machine("b", 1)]);
+    let told: Vec<_> = decide(&site).iter().map(|(_, outcome)| outcome.is_only_told()).collect();
+    assert_eq!(told, [false, true]);
+    assert!(!Outcome::Rests("Halted").is_only_told());
 }

@@ -25,7 +25,7 @@ pub async fn act(context: &Context, namespace: &str, steps: &[Step]) -> Result<(
                 }
                 outcome => outcome?,
             },
-            Step::PutBack(machine) => machines.replace(machine).await?,
+            Step::PutBack(machine) => machines.change(machine).await?,
             Step::Appoint(machine, role) => {
                 let status = VirtualMachineStatus { router: Some(role.clone()), ..VirtualMachineStatus::default() };
                 // What a step before changed of the machine is no reason to look again.

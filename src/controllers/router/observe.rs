@@ -55,15 +55,15 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
     let (namespace, name) = key(&*router);
     let farm = context.caches.farms.get(&namespace, &router.spec.farm);
     let site = context.site();
-    let machines = context.caches.machines.in_namespace(&namespace);
+    let machines = context.caches.machines_of(&namespace, &router.spec.farm);
     let vpn = router.spec.template.vpn.as_ref().filter(|_| router.metadata.deletion_timestamp.is_none());
     let key = match vpn {
         Some(vpn) => keys::ensure(context, memory, &router, vpn.key_generation).await?,
         None => None,
     };
     let names = RouterSeat::PAIR.map(|seat| machine_name(&name, seat));
-    let named = machines.iter().filter(|machine| names.contains(&machine.name_any()));
-    let replicas = named.map(|machine| memory.replica(machine)).collect();
+    let named = names.iter().filter_map(|name| context.caches.machines.get(&namespace, name));
+    let replicas = named.map(|machine| memory.replica(&machine)).collect();
     let neighbours = neighbours(context, &router, farm.as_deref());
     let consents = kept(&router, |farm| neighbours.get(farm).map(|neighbour| neighbour.farm_uid.clone()));
     let desired = match farm.as_deref().map(|farm| (farm, network_of(farm))) {
