@@ -37,6 +37,10 @@ use super::{Bytes, ElasticIp, HypervisorClass, Readiness, RouterTemplate, RunStr
     validation = Rule::new("!has(self.publicIP) || has(self.router)").message("spec.publicIP: needs a router; add router: {}"),
     validation = Rule::new("!has(self.router) || !has(self.groups) || self.groups.all(group, group.name != 'router')")
         .message("spec.groups: in a farm with a router no group can have the name router, its machines would have the router's name"),
+    validation = Rule::new("!has(self.groups) || self.groups.map(group, group.replicas).sum() <= 1024")
+        .message("spec.groups: at most 1024 machines together; a farm has 253 addresses, the rest is held back"),
+    validation = Rule::new("!has(self.sshKeys) || self.sshKeys.map(key, key.size()).sum() <= 65536")
+        .message("spec.sshKeys: at most 64 KiB together; they go into the seed of every machine"),
     validation = Rule::new("(has(self.network) && has(self.network.cidr)) == (has(oldSelf.network) && has(oldSelf.network.cidr))")
         .message("spec.network.cidr: can't be added or removed later, machines have addresses in it; make a new farm")
 )]
@@ -292,6 +296,9 @@ pub struct VirtualFarmStatus {
     /// Ready machines of all, `3/4`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub machines: Option<String>,
+    /// Machines of groups that aren't made, because no address or no quota is left for them; the condition `HeldBack` says why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back: Option<i32>,
     /// How many machines are in each phase.
     #[serde(skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub phases: std::collections::BTreeMap<String, i32>,
@@ -299,7 +306,7 @@ pub struct VirtualFarmStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 253))]
     pub plan: Vec<PlannedMachine>,
-    /// `Ready`, `NetworkReady`, `RouterReady`, `QuotaExceeded`, `Deleting`.
+    /// `Ready`, `NetworkReady`, `RouterReady`, `QuotaExceeded`, `HeldBack`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

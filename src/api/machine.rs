@@ -39,6 +39,12 @@ use crate::network::RouterSeat;
     printcolumn(name = "MESSAGE", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].message", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.sshKeys) || self.sshKeys.map(key, key.size()).sum() <= 16384")
+        .message("spec.sshKeys: at most 16 KiB together, in addition to the farm's; a namespace may have thousands of machines"),
+    validation = Rule::new("!has(self.hypervisorSelector) || self.hypervisorSelector.all(label, label.size() <= 317 && self.hypervisorSelector[label].size() <= 63)")
+        .message("spec.hypervisorSelector: labels of hosts have at most 317 characters in their names and 63 in their values")
+)]
 pub struct VirtualMachineSpec {
     /// Name of the `VirtualFarm`, in the same namespace, that it belongs to.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
@@ -72,7 +78,7 @@ pub struct VirtualMachineSpec {
     /// When the machine shall run.
     #[serde(default)]
     pub run_strategy: RunStrategy,
-    /// Higher is placed first.
+    /// Higher is placed first, among the machines of its namespace.
     #[serde(default)]
     #[schemars(range(min = -1000, max = 1000))]
     pub priority: i32,

@@ -49,6 +49,15 @@ pub const FLOWS: &[Flow] = &[
         ],
     },
     Flow {
+        name: "ask for more than the quota, then raise it",
+        start: with_farm,
+        acts: &[
+            act(0, |live, _| live.patch_farm(&json!({"quota": {"instances": 4}}))),
+            act(1, |live, _| live.edit_group("replicas", &json!(6))),
+            act(30, |live, _| live.patch_farm(&json!({"quota": {"instances": 6}}))),
+        ],
+    },
+    Flow {
         name: "delete a machine",
         start: with_farm,
         acts: &[act(0, |live, _| live.delete("virtualmachines", "tenant", "farm-nodes-1"))],

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::addresses::give;
@@ -14,6 +15,7 @@ use crate::api::{GroupUpdate, GroupUpdateStrategy, PlannedMachine, VirtualFarm, 
 use crate::controllers::placement::decide::decide;
 use crate::controllers::placement::observe::{World, key};
 use crate::controllers::placement::status::Outcome;
+use crate::network::FarmNetwork;
 
 /// What would be done, where each machine would go and what would wait, if nothing else changed. Updates are shown as
 /// a whole, not step by step.
@@ -39,7 +41,12 @@ pub fn rehearse(view: &View, world: World) -> Vec<PlannedMachine> {
         }
         taken.extend(group.taken);
     }
+    // Whoever comes after so many finds no address, whatever becomes of the others: that needs no rehearsal.
+    let in_vain = new.split_off(new.len().min(FarmNetwork::ADDRESSES));
     let mut places = places(&view, world, &gone, new);
+    for machine in in_vain {
+        places.insert(machine.name_any(), (None, Some("AddressesExhausted: no address would be left".into())));
+    }
     for name in taken {
         places.insert(name.clone(), (None, Some("NameTaken: a machine of somebody else has this name".into())));
         actions.insert(name, "Create");
@@ -68,6 +75,7 @@ fn at_once(view: &View) -> View {
         left_behind: view.left_behind.clone(),
         hosts_are_unread: view.hosts_are_unread,
         budget: view.budget.clone(),
+        parts: view.parts.clone(),
         router: view.router.clone(),
     }
 }
@@ -86,7 +94,8 @@ type Place = (Option<String>, Option<String>);
 /// Where every machine of the farm would be, or what it would wait for.
 fn places(view: &View, mut world: World, gone: &[Option<String>], new: Vec<VirtualMachine>) -> BTreeMap<String, Place> {
     world.machines.retain(|machine| !gone.contains(&machine.uid()));
-    world.machines.extend(new.into_iter().map(|machine| Arc::new(as_if_made(machine))));
+    let first = jiff::Timestamp::MAX.as_second() - FarmNetwork::ADDRESSES as i64;
+    world.machines.extend(new.into_iter().zip(first..).map(|(machine, born)| Arc::new(as_if_made(machine, born))));
     world.farms.insert(key(&*view.farm), Arc::new(as_if_ready(view)));
     let ours = |machine: &VirtualMachine| {
         machine.spec.farm == view.farm.name_any() && machine.namespace() == view.farm.namespace()
@@ -115,11 +124,10 @@ fn places(view: &View, mut world: World, gone: &[Option<String>], new: Vec<Virtu
     places
 }
 
-/// New machines come last in line, and are told apart by a uid of their own.
-fn as_if_made(mut machine: VirtualMachine) -> VirtualMachine {
+/// New machines come last in line, in the order in which they are made, and are told apart by a uid of their own.
+fn as_if_made(mut machine: VirtualMachine, second: i64) -> VirtualMachine {
     machine.metadata.uid = Some(format!("planned-{}", machine.name_any()));
-    machine.metadata.creation_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(jiff::Timestamp::MAX));
+    machine.metadata.creation_timestamp = jiff::Timestamp::from_second(second).ok().map(Time);
     machine
 }
 

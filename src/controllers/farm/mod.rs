@@ -11,6 +11,7 @@ mod groups;
 mod network;
 mod observe;
 mod plan;
+mod room;
 mod router;
 mod status;
 #[cfg(test)]
@@ -31,11 +32,11 @@ use tokio::time::Instant;
 
 use self::access::Extent;
 use self::observe::{Memory, View, lock, look, look_only};
-use self::status::{NETWORK_READY, SHARE};
+use self::status::{HELD_BACK, NETWORK_READY, SHARE};
 use super::cache::{Key, reference};
 use super::context::Context;
 use super::error::Error;
-use super::news::{News, tell as tell_news};
+use super::news::{Attention, News, tell as tell_news};
 use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
 use super::runner;
@@ -44,8 +45,8 @@ pub use plan::some_of;
 
 use crate::api::conditions::{find, is_true};
 use crate::api::{
-    DRY_RUN_ANNOTATION, Hypervisor, VRouter, VirtualFarm, VirtualFarmStatus, VirtualMachine, has_our_finalizer,
-    is_annotated,
+    DRY_RUN_ANNOTATION, Flavour, Hypervisor, VRouter, VirtualFarm, VirtualFarmStatus, VirtualMachine,
+    has_our_finalizer, is_annotated,
 };
 
 /// A farm is looked at this often even if nothing changes.
@@ -53,6 +54,13 @@ const INTERVAL: Duration = Duration::from_secs(300);
 
 /// A dry run is made anew this often: hosts change all the time.
 const DRY_RUN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// A dry run is followed by a rest of so many times as long, of all dry runs of its namespace: a tenant who changes much and
+/// often takes no more than a twentieth of a core.
+const DRY_RUN_REST: u32 = 19;
+
+/// And of so long at least: what changes meanwhile is looked at together.
+const DRY_RUN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Counters in a farm's status are written at most this often.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,7 +92,8 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
 }
 
 /// What wakes a farm besides itself: its machines, its router, a network that somebody (a farm, or a host that returned) gives back,
-/// an address that is kept on a host or isn't any more, the site's pool and quota.
+/// an address that is kept on a host or isn't any more, the site's pool and quota, and a flavour for which there may be room
+/// now.
 fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>> {
     let machines = context.caches.machines.changes().map(|machine| farms_of(&machine));
     let routers = context.caches.routers.changes().map(|router| vec![farm_of_router(&router)]);
@@ -104,9 +113,12 @@ fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>
         let farms = before.symmetric_difference(&after).map(|(farm, _)| reference(&farm.0, &farm.1));
         std::future::ready(Some(farms.collect()))
     });
-    select_all([machines.boxed(), routers.boxed(), without_network.boxed(), all.boxed(), kept.boxed()])
-        .flat_map(stream::iter)
-        .boxed()
+    let held_back = {
+        let context = Arc::clone(context);
+        context.caches.flavours.changes().map(move |flavour| farms_that_hold_back(&context, &flavour))
+    };
+    let shared = [without_network.boxed(), all.boxed(), kept.boxed(), held_back.boxed()];
+    select_all([machines.boxed(), routers.boxed()].into_iter().chain(shared)).flat_map(stream::iter).boxed()
 }
 
 /// The addresses of copies on a host, which nobody else gets, and their farms.
@@ -137,6 +149,16 @@ fn farms_without_network(context: &Context) -> Vec<ObjectRef<VirtualFarm>> {
         })
     };
     context.caches.farms.list().iter().filter(refused).map(|farm| ObjectRef::from_obj(&**farm)).collect()
+}
+
+/// The farms that hold machines of this flavour back.
+fn farms_that_hold_back(context: &Context, flavour: &Flavour) -> Vec<ObjectRef<VirtualFarm>> {
+    let name = flavour.name_any();
+    let waits = |farm: &&Arc<VirtualFarm>| {
+        let holds_back = farm.status.as_ref().is_some_and(|status| status.held_back.is_some());
+        holds_back && farm.spec.groups.iter().any(|group| group.flavour == name)
+    };
+    context.caches.farms.list().iter().filter(waits).map(|farm| ObjectRef::from_obj(&**farm)).collect()
 }
 
 fn all_farms(context: &Context) -> Vec<ObjectRef<VirtualFarm>> {
@@ -191,8 +213,16 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
 }
 
 async fn rehearse(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
+    let namespace = farm.namespace().unwrap_or_default();
+    let begin = Instant::now();
+    let rested = lock(&memory.rested).get(&namespace).map(|rested| rested.saturating_duration_since(begin));
+    if let Some(left) = rested.filter(|left| !left.is_zero()) {
+        return Ok(Action::requeue(left));
+    }
     let view = look_only(context, memory, farm);
     let planned = dry_run::rehearse(&view, World::look(context));
+    let rest = (begin.elapsed() * DRY_RUN_REST).max(DRY_RUN_PAUSE);
+    lock(&memory.rested).insert(namespace, Instant::now() + rest);
     let status = status::dry_run_status(&view, planned, context.clock.now());
     write_status(context, memory, farm, &status).await?;
     Ok(Action::requeue(DRY_RUN_INTERVAL))
@@ -294,6 +324,16 @@ fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<News> {
     let mut news = Vec::new();
     if let Some(network) = after.network.as_ref().filter(|network| before.network.as_ref() != Some(*network)) {
         news.push(News::normal("NetworkAssigned", format!("the farm's network is {network}")));
+    }
+    let holds_back = |status: &VirtualFarmStatus| {
+        let held_back = find(&status.conditions, HELD_BACK).filter(|held_back| held_back.status == "True");
+        held_back.map(|held_back| (held_back.reason.clone(), held_back.message.clone()))
+    };
+    if let Some((reason, message)) = holds_back(after)
+        && holds_back(before).is_none_or(|(before, _)| before != reason)
+    {
+        let attention = Attention::if_it_lasts(HELD_BACK, reason.clone());
+        news.push(News { attention, reason: "MachinesHeldBack".into(), note: format!("{reason}: {message}") });
     }
     let reason = |status: &VirtualFarmStatus| find(&status.conditions, "Ready").map(|ready| ready.reason.clone());
     if let Some(ready) = find(&after.conditions, "Ready").filter(|_| reason(before) != reason(after)) {

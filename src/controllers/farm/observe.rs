@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::addresses::Promises;
 use super::network::{Claim, Verdict, choose};
+use super::room::Parts;
 use crate::api::{VRouter, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
@@ -34,6 +35,8 @@ pub struct View {
     pub hosts_are_unread: bool,
     /// Its quota and what of it is used.
     pub budget: Budget,
+    /// What its machines are made from.
+    pub parts: Parts,
     /// The router of its name.
     pub router: Option<Arc<VRouter>>,
 }
@@ -50,6 +53,8 @@ pub struct Memory {
     pub bindings: Mutex<HashMap<Key, (u64, Instant)>>,
     /// When the status of each farm was last written.
     pub told: Mutex<HashMap<Key, Instant>>,
+    /// Before when no dry run is made again, by namespace.
+    pub rested: Mutex<HashMap<String, Instant>>,
 }
 
 /// Looks at a farm; its network, if it needs one, is promised to it from here on.
@@ -72,6 +77,7 @@ fn look_with(context: &Context, memory: &Memory, farm: &Arc<VirtualFarm>, promis
         left_behind: left_behind(farm, &machines, &ledger),
         hosts_are_unread: ledger.is_unread(),
         budget: budget(context, farm, &machines, &ledger),
+        parts: parts(context, farm, &machines),
         router: context.caches.routers.get(&farm_key.0, &farm_key.1),
         farm: Arc::clone(farm),
         machines,
@@ -113,6 +119,12 @@ fn claims_of_machines(context: &Context, farm: &VirtualFarm, ledger: &Ledger) ->
         Some(Claim::of_machine(format!("machine {namespace}/{name}"), address_of(machine)?))
     };
     others.iter().filter_map(of_object).chain(on_hosts).collect()
+}
+
+fn parts(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>]) -> Parts {
+    let groups = farm.spec.groups.iter().map(|group| (group.flavour.as_str(), group.image.as_str()));
+    let specs = machines.iter().map(|machine| (machine.spec.flavour.as_str(), machine.spec.image.as_str()));
+    Parts::of(context, groups.chain(specs))
 }
 
 fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>], ledger: &Ledger) -> Budget {

@@ -9,6 +9,7 @@ use kube::ResourceExt;
 use super::addresses::{Addresses, Gift, give};
 use super::groups::{Found, GroupPlan, is_left, is_made_by, plan_group, seat};
 use super::observe::View;
+use super::room::{HeldBack, Room};
 use super::router::{has_address, is_router_of, plan_router};
 use crate::api::{MachineGroup, VRouter, VirtualMachine, keeps_dependents};
 use crate::controllers::ledger::is_member;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub left_alone: Vec<String>,
     /// Addresses in use.
     pub addresses_used: usize,
+    /// Machines of groups that aren't made, because they could only wait.
+    pub held_back: Option<HeldBack>,
 }
 
 /// Everything that a farm with a network does next. Without a network nothing is made.
@@ -68,14 +71,17 @@ pub fn plan(view: &View) -> Plan {
             .map(|(machine, address)| Step::GiveAddress(Arc::clone(machine), *address)),
     );
     let mut taken = Vec::new();
+    let mut room = Room::of(view, *network, &addresses);
     for group in plan_groups(view) {
         plan.steps.extend(group.remove.into_iter().chain(group.replace).map(Step::Delete));
         plan.steps.extend(group.update.into_iter().map(|machine| Step::Update(Box::new(machine))));
-        plan.steps.extend(group.create.into_iter().map(|machine| Step::Create(Box::new(machine))));
+        let admitted = group.create.into_iter().filter(|machine| room.admits(machine));
+        plan.steps.extend(admitted.map(|machine| Step::Create(Box::new(machine))));
         plan.outdated.extend(group.outdated);
         plan.left_alone.extend(group.left_alone);
         taken.extend(group.taken);
     }
+    plan.held_back = room.held_back();
     plan.troubles = troubles(&addresses, &taken);
     let (steps, waits) = plan_router(view, *network);
     plan.steps.extend(steps);

@@ -23,6 +23,9 @@ pub const MANAGER: &str = "cascina-farm";
 /// Condition: the farm has a network.
 pub const NETWORK_READY: &str = "NetworkReady";
 
+/// Condition: machines aren't made, because they could only wait.
+pub const HELD_BACK: &str = "HeldBack";
+
 /// What the farm's controller writes of a farm's status.
 pub const SHARE: Share = Share {
     manager: MANAGER,
@@ -35,10 +38,11 @@ pub const SHARE: Share = Share {
         "addressesAvailable",
         "quotaUsed",
         "machines",
+        "heldBack",
         "phases",
         "plan",
     ],
-    conditions: &[READY, NETWORK_READY, ROUTER_READY, "QuotaExceeded", "Deleting"],
+    conditions: &[READY, NETWORK_READY, ROUTER_READY, QUOTA_EXCEEDED, HELD_BACK, "Deleting"],
 };
 
 /// What the farm's controller writes of a machine's status.
@@ -51,7 +55,8 @@ pub fn status(view: &View, plan: &Plan, now: Timestamp) -> VirtualFarmStatus {
         Ok(network) => State::yes(NETWORK_READY, "Assigned", network.to_string()),
         Err(wait) => State::no(NETWORK_READY, wait.reason, wait.message.clone()),
     };
-    let states = [ready(view, plan), network].into_iter().chain(router_ready(view)).chain([quota_exceeded(view)]);
+    let quota = [quota_exceeded(view, plan), held_back(plan)];
+    let states = [ready(view, plan), network].into_iter().chain(router_ready(view)).chain(quota);
     build(view, plan, states.collect(), now)
 }
 
@@ -74,7 +79,7 @@ pub fn dry_run_status(view: &View, planned: Vec<PlannedMachine>, now: Timestamp)
         count("Replace"),
         count("Delete"),
     );
-    let states = vec![State::no(READY, "DryRun", message), network, quota_exceeded(view)];
+    let states = vec![State::no(READY, "DryRun", message), network, quota_exceeded(view, &Plan::default())];
     let mut status = build(view, &Plan::default(), states, now);
     let before = view.farm.status.clone().unwrap_or_default();
     (status.network, status.gateway) = (before.network, before.gateway);
@@ -152,6 +157,7 @@ fn build(view: &View, plan: &Plan, states: Vec<State>, now: Timestamp) -> Virtua
         addresses_available: used.map(|used| small(FarmNetwork::ADDRESSES.saturating_sub(used))),
         quota_used: Some(quota_used(view)),
         machines: Some(format!("{}/{}", count_ready(&machines), expected(view, &machines))),
+        held_back: plan.held_back.as_ref().map(|held_back| small(held_back.machines)),
         phases: phases(&machines),
         plan: Vec::new(),
         conditions: stamp(states, &before.conditions, generation, now),
@@ -171,8 +177,10 @@ fn ready(view: &View, plan: &Plan) -> State {
     let well = made.iter().filter(|machine| is_well(machine)).count();
     let ill = made.iter().find(|machine| !is_well(machine)).map(|machine| what_ails(machine));
     if well < wanted || made.len() != wanted {
-        let ill = ill.map(|ill| format!("; {ill}")).unwrap_or_default();
-        return State::no(READY, "MachinesNotReady", format!("{} of {wanted} ready{ill}", well.min(wanted)));
+        let held_back = plan.held_back.as_ref().map(|held_back| format!("; {}", held_back.message()));
+        let reason = if ill.is_none() && held_back.is_some() { "MachinesHeldBack" } else { "MachinesNotReady" };
+        let why = [ill.map(|ill| format!("; {ill}")), held_back].map(Option::unwrap_or_default).concat();
+        return State::no(READY, reason, format!("{} of {wanted} ready{why}", well.min(wanted)));
     }
     if !plan.outdated.is_empty() {
         let problem = format!("made from an older template: {}", some_of(&plan.outdated, ", "));
@@ -211,19 +219,29 @@ fn what_ails(machine: &VirtualMachine) -> String {
     }
 }
 
-fn quota_exceeded(view: &View) -> State {
-    let kind = "QuotaExceeded";
+/// Whether machines aren't made because they could only wait, how many, and for what.
+fn held_back(plan: &Plan) -> State {
+    match &plan.held_back {
+        Some(held_back) => State::yes(HELD_BACK, held_back.wait.reason, held_back.message()),
+        None => State::no(HELD_BACK, "NothingHeldBack", ""),
+    }
+}
+
+fn quota_exceeded(view: &View, plan: &Plan) -> State {
+    let kind = QUOTA_EXCEEDED;
+    let held_back = plan.held_back.as_ref().filter(|held_back| held_back.wait.reason == QUOTA_EXCEEDED);
     let machines = view.own_machines();
     let waiting = machines.iter().find_map(|machine| {
         let scheduled = find(&machine.status.as_ref()?.conditions, SCHEDULED)?;
         (scheduled.reason == QUOTA_EXCEEDED).then(|| format!("{} waits: {}", machine.name_any(), scheduled.message))
     });
-    match (waiting, view.budget.excess()) {
-        (Some(waiting), _) => State::yes(kind, "MachinesWait", waiting),
-        (None, Some(excess)) => {
+    match (waiting, view.budget.excess(), held_back) {
+        (Some(waiting), _, _) => State::yes(kind, "MachinesWait", waiting),
+        (None, Some(excess), _) => {
             State::yes(kind, "QuotaLowered", format!("in use: {excess}; what runs stays, nothing new starts"))
         }
-        (None, None) => State::no(kind, "WithinQuota", ""),
+        (None, None, Some(held_back)) => State::yes(kind, "MachinesHeldBack", held_back.message()),
+        (None, None, None) => State::no(kind, "WithinQuota", ""),
     }
 }
 

@@ -12,9 +12,11 @@ use super::groups::make;
 use super::network::Verdict;
 use super::observe::View;
 use super::plan::{Plan, Step, plan};
+use super::room::Parts;
 use crate::api::conditions::{READY, State, stamp};
 use crate::api::{MachineGroup, Phase, RouterRole, VRouter, VirtualFarm, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::placement::plan::{Amount, Budget};
+use crate::controllers::placement::testing as site;
 use crate::network::{MacAddress, RouterSeat};
 
 pub fn at(second: i64) -> Timestamp {
@@ -109,6 +111,12 @@ pub fn seated(mut machine: VirtualMachine, seat: RouterSeat) -> VirtualMachine {
     machine
 }
 
+/// The flavours `m1.tiny` and `m1.large` and the image `appliance`, which has no disk.
+fn parts() -> Parts {
+    let site = site::world(vec![], vec![]);
+    Parts { flavours: site.flavours, images: site.images }
+}
+
 /// What a farm knows, to plan from.
 pub struct Given(pub View);
 
@@ -127,6 +135,7 @@ pub fn given(farm: VirtualFarm) -> Given {
         left_behind: Default::default(),
         hosts_are_unread: false,
         budget,
+        parts: parts(),
         router: None,
     })
 }

@@ -373,10 +373,10 @@ fn a_dry_run_shows_what_would_happen_and_why_something_would_wait() {
         lines,
         [
             "Create farm-a-new-0 one",
-            "Create farm-a-new-1 one",
+            "Create farm-a-new-1 QuotaExceeded: farm-a: instances 3 of 3 used, needs 1 more",
             "Delete farm-a-old-0 ",
             "Replace farm-a-workers-0 one",
-            "Create farm-a-workers-1 QuotaExceeded: farm-a: instances 3 of 3 used, needs 1 more",
+            "Create farm-a-workers-1 one",
         ]
     );
     let told = dry_run_status(&given.0, planned, at(200));
@@ -387,12 +387,94 @@ fn a_dry_run_shows_what_would_happen_and_why_something_would_wait() {
 }
 
 #[test]
+fn a_dry_run_of_thousands_rehearses_those_that_can_have_an_address() {
+    let mut farm = farm();
+    farm.spec.groups = (0..32).map(|index| group(&format!("g{index}"), 253)).collect();
+    let given = given(farm);
+    let planned = dry_run::rehearse(&given.0, site::world(vec![site::host("one", 999, "999Gi", "99Gi")], vec![]));
+    let waits = |one: &&crate::api::PlannedMachine| one.waits.as_deref().is_some_and(|why| why.contains("no address"));
+    assert_eq!((planned.len(), planned.iter().filter(waits).count()), (8096, 8096 - 253));
+    let told = dry_run_status(&given.0, planned, at(200));
+    assert!(ready_of(&told).1.contains("8096 to create"), "{}", ready_of(&told).1);
+    assert_eq!(told.plan.len(), 253);
+}
+
+#[test]
 fn a_dry_run_of_a_refused_farm_says_so_for_every_machine() {
     let refused = Err(Wait::new("NetworkOverlaps", "172.16.1.0/24 belongs to farm other/b"));
     let given = given(workers(1)).network(refused);
     let world = site::world(vec![site::host("one", 64, "64Gi", "99Gi")], vec![]);
     let planned = dry_run::rehearse(&given.0, world);
     assert!(planned[0].waits.as_ref().unwrap().contains("NetworkOverlaps: 172.16.1.0/24 belongs to farm other/b"));
+}
+
+fn with_quota(mut given: Given, quota: Quota) -> Given {
+    given.0.budget.quota = quota;
+    given
+}
+
+fn instances(limit: i32) -> Quota {
+    Quota { instances: Some(limit), ..Quota::default() }
+}
+
+fn held_back_of(given: &Given) -> (Option<i32>, String, String) {
+    let told = status(&given.0, &given.plan(), at(200));
+    let condition = find(&told.conditions, "HeldBack").unwrap();
+    (told.held_back, condition.reason.clone(), condition.message.clone())
+}
+
+#[test]
+fn what_the_quota_does_not_allow_is_not_made_and_said() {
+    let mut farm = farm();
+    farm.spec.groups = ["a", "b", "c"].map(|name| group(name, 253)).into();
+    let given = with_quota(given(farm), instances(1));
+    given.plans(["create farm-a-a-0"]);
+    let why = "758 machines are held back until there is room: farm-a: instances 1 of 1 used, needs 1 more";
+    assert_eq!(held_back_of(&given), (Some(758), "QuotaExceeded".into(), why.into()));
+    let told = status(&given.0, &given.plan(), at(200));
+    assert_eq!(ready_of(&told).0, "MachinesHeldBack");
+    assert_eq!(find(&told.conditions, "QuotaExceeded").unwrap().reason, "MachinesHeldBack");
+    let news: Vec<_> = news(&VirtualFarmStatus::default(), &told).into_iter().map(|news| news.reason).collect();
+    assert_eq!(news, ["NetworkAssigned", "MachinesHeldBack"]);
+    assert!(super::news(&told, &told).is_empty());
+}
+
+#[test]
+fn a_machine_that_is_there_and_not_yet_placed_has_its_share_of_the_quota() {
+    let two = |quota| with_quota(given(workers(3)).with(member("workers", 0)), quota);
+    let first = "farm-a-workers-0 gets 172.16.1.2";
+    two(instances(2)).plans([first, "create farm-a-workers-1"]);
+    two(instances(1)).plans([first]);
+    let memory = Quota { memory: Some("1Gi".parse().unwrap()), ..Quota::default() };
+    two(memory).plans([first, "create farm-a-workers-1"]);
+    let why = "1 machine is held back until there is room: farm-a: memory 1Gi of 1Gi used, needs 512Mi more";
+    assert_eq!(held_back_of(&two(memory)).2, why);
+    let mut leaving_one = with_quota(given(workers(1)).with(leaving(member("old", 0))), instances(1));
+    leaving_one.0.budget.instances = 1;
+    assert_eq!(words(&leaving_one.plan()), Vec::<String>::new(), "what runs until it is gone has its share until then");
+    leaving_one.0.budget.instances = 0;
+    assert_eq!(words(&leaving_one.plan()), ["create farm-a-workers-0"]);
+}
+
+#[test]
+fn a_group_that_shall_not_run_needs_addresses_and_no_quota() {
+    let mut halted = group("workers", 2);
+    halted.run_strategy = RunStrategy::Halted;
+    let given = with_quota(given(with_group(farm(), halted)), instances(0));
+    given.plans(["create farm-a-workers-0", "create farm-a-workers-1"]);
+    assert_eq!(held_back_of(&given).1, "NothingHeldBack");
+}
+
+#[test]
+fn no_machine_is_made_for_which_no_address_is_left() {
+    let mut full = given(with_group(with_group(farm(), group("a", 253)), group("b", 1)));
+    assert_eq!(full.plan().steps.len(), 253);
+    assert_eq!(
+        held_back_of(&full).2,
+        "1 machine is held back until there is room: no address is left in 172.16.1.0/24"
+    );
+    full.0.left_behind = ["172.16.1.9".parse().unwrap()].into();
+    assert_eq!((full.plan().steps.len(), held_back_of(&full).0), (252, Some(2)), "what a lost host may use isn't left");
 }
 
 /// The machines after the steps have been carried out and everything has come to rest.
