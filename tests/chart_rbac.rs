@@ -143,9 +143,63 @@ async fn the_operator_and_the_tenants_may_do_what_they_must_and_no_more() {
     a_farm_admin_changes_machines_but_not_the_quota(&cluster).await;
     a_farm_user_only_looks(&cluster).await;
     everybody_reads_the_catalogue(&cluster).await;
+    the_operators_requests_have_queues_of_their_own_and_its_lease_comes_first(&cluster).await;
+    a_tenant_makes_no_more_objects_than_the_resource_quota_says(&cluster).await;
     changed_settings_arrive_and_flavours_stay(&cluster, &chart).await;
 
     uninstalled(&cluster).await;
+}
+
+/// The API server says of each answer by which FlowSchema it was queued.
+async fn the_operators_requests_have_queues_of_their_own_and_its_lease_comes_first(cluster: &Cluster) {
+    let uid =
+        |schema: &str| cluster.stdout("kubectl", &["get", "flowschema", schema, "-o", "jsonpath={.metadata.uid}"]);
+    let (user, groups) = operator();
+    let mut who = vec![format!("--as={user}")];
+    who.extend(groups.map(|group| format!("--as-group={group}")));
+    let queued_by = |what: &[&str]| {
+        let arguments: Vec<_> =
+            who.iter().map(String::as_str).chain(["get", "-v=8"]).chain(what.iter().copied()).collect();
+        let said = cluster.run("kubectl", &arguments).1.to_lowercase();
+        let header = said.split("x-kubernetes-pf-flowschema-uid").nth(1).unwrap_or_default().to_owned();
+        header.trim_start_matches([':', '=', '"', ' ', '[']).chars().take(36).collect::<String>()
+    };
+    let (lead, rest) = (uid(&format!("{NAME}-lead")), uid(&format!("{NAME}-operator")));
+    // A schema takes a moment to be in force.
+    eventually("the Lease to be first", async || queued_by(&["lease", "cascina-operator", "-n", NAME]) == lead).await;
+    eventually("machines to have a queue", async || queued_by(&["virtualmachines", "-n", TENANT]) == rest).await;
+    eventually("hosts to have a queue", async || queued_by(&["hypervisors"]) == rest).await;
+}
+
+async fn a_tenant_makes_no_more_objects_than_the_resource_quota_says(cluster: &Cluster) {
+    let quota = std::fs::read_to_string(file("examples/site/resource-quota.yaml")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let few = directory.path().join("quota.yaml");
+    std::fs::write(&few, quota.replace("virtualmachines.cascina.dev: \"300\"", "virtualmachines.cascina.dev: \"2\""))
+        .unwrap();
+    cluster
+        .must("kubectl", &["apply", "-n", TENANT, "-f", file("examples/site/resource-quota.yaml").to_str().unwrap()]);
+    cluster.must("kubectl", &["apply", "-n", TENANT, "-f", few.to_str().unwrap()]);
+    eventually("the quota to be counted", async || {
+        let used = "jsonpath={.status.used.count/virtualmachines\\.cascina\\.dev}";
+        !cluster.stdout("kubectl", &["get", "resourcequota", "cascina", "-n", TENANT, "-o", used]).is_empty()
+    })
+    .await;
+    let machines = cluster.kind("VirtualMachine", TENANT);
+    let mut refusal = None;
+    for index in 0..3 {
+        let machine = json!({
+            "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualMachine",
+            "metadata": {"name": format!("counted-{index}"), "namespace": TENANT},
+            "spec": {"farm": "none", "flavour": "none", "image": "none", "runStrategy": "Halted"},
+        });
+        let made = machines.create(&PostParams::default(), &serde_json::from_value(machine).unwrap()).await;
+        refusal = refusal.or(made.err());
+    }
+    let Some(kube::Error::Api(refusal)) = refusal else { panic!("all were made: {refusal:?}") };
+    assert!(refusal.message.contains("exceeded quota: cascina"), "{}", refusal.message);
+    cluster.must("kubectl", &["delete", "resourcequota", "cascina", "-n", TENANT]);
+    let _ = machines.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
 }
 
 /// Asks the API server whether somebody may do something.
@@ -202,9 +256,9 @@ async fn the_operator_has_its_rights_and_no_others(cluster: &Cluster) {
         ("cascina.dev/flavours", "", "list watch"),
         ("cascina.dev/virtualfarms", TENANT, "list watch patch"),
         ("cascina.dev/virtualfarms/status", TENANT, "patch"),
-        ("cascina.dev/virtualmachines", TENANT, "get list watch create update patch delete"),
+        ("cascina.dev/virtualmachines", TENANT, "get list watch create patch delete"),
         ("cascina.dev/virtualmachines/status", TENANT, "patch"),
-        ("cascina.dev/vrouters", TENANT, "list watch create update patch delete"),
+        ("cascina.dev/vrouters", TENANT, "list watch create patch delete"),
         ("cascina.dev/vrouters/status", TENANT, "patch"),
         ("rbac.authorization.k8s.io/rolebindings", TENANT, "get create patch delete"),
         ("rbac.authorization.k8s.io/roles", TENANT, ""),
