@@ -43,16 +43,6 @@ fn failed_calls(the_box: &TheBox, host: &str) -> f64 {
     the_box.metrics().sum("cascina_libvirt_call_errors_total", &[("host", host)])
 }
 
-/// Memory of the operator.
-fn resident_kib(the_box: &TheBox) -> u64 {
-    let told = the_box.script("operator", &["status"]);
-    let words: Vec<_> = told.split_whitespace().collect();
-    let pid = words.windows(2).find(|pair| pair[0] == "process").unwrap()[1].trim_end_matches(',');
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse().unwrap()
-}
-
 fn agent_is_silent(machine: &VirtualMachine) -> bool {
     reason(machine, "AgentConnected").0 == "NoAnswer"
 }
@@ -68,7 +58,7 @@ async fn an_agent_that_lies_costs_its_own_machine_its_readiness_and_nobody_anyth
     given_a_liar(&tenant, &json!({"e2e/host": host})).await;
     let liar = tenant.ready("liar").await;
     assert_eq!(host_of(&liar), host);
-    let (failed, before) = (failed_calls(&the_box, &host), resident_kib(&the_box));
+    let (failed, before) = (failed_calls(&the_box, &host), the_box.resident_kib());
 
     let all = vec!["nonsense", "huge", "silence", "noise", "large", "stream", "lines"];
     for what in short_or_long(all[..4].to_vec(), all) {
@@ -82,7 +72,7 @@ async fn an_agent_that_lies_costs_its_own_machine_its_readiness_and_nobody_anyth
         assert!(!said.contains("unasked") && !said.contains("xxxx"), "nothing that it said is shown: {said}");
         assert_eq!(caught.status.unwrap().address, liar.status.as_ref().unwrap().address);
 
-        let memory = resident_kib(&the_box);
+        let memory = the_box.resident_kib();
         tenant.until("liar", &format!("tells the truth again after {what}"), BOOT, is_ready).await;
         println!(
             "{what:>9}: caught {:.1} s after a look, operator at {} MiB",

@@ -22,6 +22,7 @@ mod bad_input;
 mod canary;
 mod certificates;
 mod drift;
+mod fairness;
 mod farms;
 mod faults;
 mod gitops;

@@ -21,6 +21,18 @@ impl TheBox {
     }
 }
 
+impl TheBox {
+    /// Memory of the first operator.
+    pub fn resident_kib(&self) -> u64 {
+        let told = self.script("operator", &["status"]);
+        let words: Vec<_> = told.split_whitespace().collect();
+        let pid = words.windows(2).find(|pair| pair[0] == "process").unwrap()[1].trim_end_matches(',');
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
 impl Metrics {
     /// Reads a page; a line that is no sample fails the test.
     pub fn read(page: &str) -> Self {
