@@ -202,6 +202,13 @@ fn it_says_whose_turn_it_is_and_whether_the_other_would_do() {
     assert_eq!(reasons(&tells(&neither))[0], "False=Pending");
     let cut = tells(&pair(&[&stays, &|one| leads(one, true)]));
     assert_eq!(reasons(&cut), ["True=Routing", "False=BothLead"]);
+
+    // The first comes back while it is cut off from the farm, and works too: the second goes on.
+    let mut both_lead = pair(&[&stays, &|one| leads(one, true)]);
+    Arc::make_mut(&mut both_lead.router).status = Some(after.clone());
+    let again = tells(&both_lead);
+    assert_eq!((reasons(&again)[1].as_str(), again.machine.as_deref()), ("False=BothLead", Some("farm-a-router-1")));
+    assert!(news(Some(&after), &again).iter().all(|news| news.reason != "TurnTaken"));
     assert!(find(&cut.conditions, "Redundant").unwrap().message.contains("service-1 and service-2"));
     let names: Vec<_> = cut.machine.into_iter().chain(cut.standby.map(|standby| standby.machine)).collect();
     assert_eq!(names, ["farm-a-router-0", "farm-a-router-1"]);

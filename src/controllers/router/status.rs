@@ -123,10 +123,13 @@ fn standings<'a>(view: &View, plan: &'a Plan, heard: &'a [Option<Heard>], now: T
     plan.seats.iter().zip(heard).map(standing).collect()
 }
 
-/// The one whose turn it is, or was last.
+/// The one whose turn it is, or was last. Of two that both have it, it is the one that had it before: the other is cut off from
+/// the farm, and knows no better.
 fn leader<'a>(standings: &'a [Standing<'a>], before: Option<&str>) -> Option<&'a Standing<'a>> {
-    let leads = standings.iter().find(|one| one.leads);
-    leads.or_else(|| standings.iter().find(|one| Some(one.name) == before)).or_else(|| standings.first())
+    let had_it = |one: &&Standing<'_>| Some(one.name) == before;
+    let leads = || standings.iter().filter(|one| one.leads);
+    let leader = leads().find(had_it).or_else(|| leads().next());
+    leader.or_else(|| standings.iter().find(had_it)).or_else(|| standings.first())
 }
 
 /// What a machine works by.
