@@ -57,10 +57,7 @@ pub struct VirtualFarmSpec {
     pub quota: Option<Quota>,
     /// Public keys that may log in to every machine.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(max = 4096), regex(pattern = r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f\x7f]*)?$"))
-    )]
+    #[schemars(schema_with = "super::ssh_keys::ssh_keys")]
     pub ssh_keys: Vec<String>,
     /// Who may change the farm and its machines.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -70,10 +70,7 @@ pub struct VirtualMachineSpec {
     pub user_data: Option<UserData>,
     /// Public keys that may log in, in addition to the farm's.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(
-        length(max = 64),
-        inner(length(max = 4096), regex(pattern = r"^[a-z0-9@.-]+ [A-Za-z0-9+/=]+( [^\x00-\x1f\x7f]*)?$"))
-    )]
+    #[schemars(schema_with = "super::ssh_keys::ssh_keys")]
     pub ssh_keys: Vec<String>,
     /// When the machine shall run.
     #[serde(default)]

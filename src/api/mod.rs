@@ -13,6 +13,7 @@ mod machine;
 mod names;
 mod router;
 pub mod site;
+mod ssh_keys;
 mod zone_names;
 
 pub use bytes::Bytes;

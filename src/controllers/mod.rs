@@ -18,6 +18,7 @@ pub mod ownership;
 pub mod placement;
 pub mod router;
 pub mod runner;
+pub mod ssh_keys;
 pub mod turns;
 pub mod vanish;
 pub mod writes;

@@ -10,7 +10,7 @@ use super::{Guest, GuestError};
 use crate::network::{DomainName, Hostname};
 
 /// The first line by which cloud-init knows its configuration.
-const HEADER: &str = "#cloud-config\n";
+pub(super) const HEADER: &str = "#cloud-config\n";
 
 /// The name of the guest's network card.
 const NIC: &str = "eth0";
@@ -20,18 +20,9 @@ const NIC: &str = "eth0";
 struct MetaData<'a> {
     instance_id: Uuid,
     local_hostname: &'a Hostname,
-}
-
-/// What a farm gives to all its machines. It is vendor-data, so the owner's user-data wins over each of it.
-#[derive(Serialize)]
-struct VendorData {
-    fqdn: String,
-    /// `localhost`: keeps the machine's own name in /etc/hosts and leaves the rest of the file alone.
-    manage_etc_hosts: &'static str,
-    disable_root: bool,
-    ssh_pwauth: bool,
+    /// Keys that may log in whatever the user-data says: cloud-init adds its own to these.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ssh_authorized_keys: Vec<String>,
+    public_keys: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -72,26 +63,27 @@ struct Nameservers<'a> {
     search: [&'a DomainName; 1],
 }
 
-fn yaml(file: &'static str, document: &impl Serialize) -> Result<String, GuestError> {
+pub(super) fn yaml(file: &'static str, document: &impl Serialize) -> Result<String, GuestError> {
     serde_yaml::to_string(document).map_err(|error| GuestError::Encoding { file, message: error.to_string() })
 }
 
-pub(super) fn meta_data(guest: &Guest) -> Result<String, GuestError> {
-    yaml("meta-data", &MetaData { instance_id: guest.instance_id, local_hostname: &guest.hostname })
+/// The guest's keys in OpenSSH's form, for a file of the seed.
+pub(super) fn openssh(file: &'static str, guest: &Guest) -> Result<Vec<String>, GuestError> {
+    let line = |key: &ssh_key::PublicKey| {
+        key.to_openssh().map_err(|error| GuestError::Encoding { file, message: error.to_string() })
+    };
+    guest.ssh_keys.iter().map(line).collect()
 }
 
-pub(super) fn vendor_data(guest: &Guest) -> Result<String, GuestError> {
-    let line = |key: &ssh_key::PublicKey| {
-        key.to_openssh().map_err(|error| GuestError::Encoding { file: "vendor-data", message: error.to_string() })
-    };
-    let document = VendorData {
-        fqdn: guest.hostname.in_domain(&guest.domain),
-        manage_etc_hosts: "localhost",
-        disable_root: false,
-        ssh_pwauth: false,
-        ssh_authorized_keys: guest.ssh_keys.iter().map(line).collect::<Result<_, _>>()?,
-    };
-    Ok([HEADER, &yaml("vendor-data", &document)?].concat())
+pub(super) fn meta_data(guest: &Guest) -> Result<String, GuestError> {
+    let public_keys = openssh("meta-data", guest)?;
+    yaml("meta-data", &MetaData { instance_id: guest.instance_id, local_hostname: &guest.hostname, public_keys })
+}
+
+/// As seeds of the first form have it: without keys.
+pub(super) fn first_meta_data(guest: &Guest) -> Result<String, GuestError> {
+    let public_keys = Vec::new();
+    yaml("meta-data", &MetaData { instance_id: guest.instance_id, local_hostname: &guest.hostname, public_keys })
 }
 
 pub(super) fn network_config(guest: &Guest) -> Result<String, GuestError> {
@@ -112,8 +104,8 @@ pub(super) fn network_config(guest: &Guest) -> Result<String, GuestError> {
 mod tests {
     use super::*;
     use crate::guest::fuzz::documents;
+    use crate::guest::read_ssh_keys;
     use crate::guest::sample::guest;
-    use crate::guest::{PublicKey, parse_ssh_keys};
     use crate::network::words::words;
     use proptest::prelude::*;
     use proptest::strategy::ValueTree;
@@ -135,18 +127,11 @@ mod tests {
     #[test]
     fn the_files_read_as_people_expect() {
         let mut guest = guest();
-        guest.ssh_keys = parse_ssh_keys("sshKeys", &[[KEY, "ann@lab"].join(" ")]).unwrap();
+        guest.ssh_keys = read_ssh_keys("sshKeys", &[[KEY, "ann@lab"].join(" ")]).good;
         insta::assert_snapshot!(meta_data(&guest).unwrap(), @r"
         instance-id: 6f0c6a5e-0000-4000-8000-00000000000a
         local-hostname: worker-1
-        ");
-        insta::assert_snapshot!(vendor_data(&guest).unwrap(), @r"
-        #cloud-config
-        fqdn: worker-1.atlas.cascina.internal
-        manage_etc_hosts: localhost
-        disable_root: false
-        ssh_pwauth: false
-        ssh_authorized_keys:
+        public-keys:
         - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti ann@lab
         ");
         insta::assert_snapshot!(network_config(&guest).unwrap(), @r"
@@ -197,7 +182,7 @@ mod tests {
             let mut guest = guest();
             let (Ok(name), Ok(domain)) = (labels[0].parse(), labels[1..].join(".").parse()) else { continue };
             (guest.hostname, guest.domain) = (name, domain);
-            guest.ssh_keys = parse_ssh_keys("", &[[KEY, &comment].join(" ")]).unwrap_or_default();
+            guest.ssh_keys = read_ssh_keys("", &[[KEY, &comment].join(" ")]).good;
             for (document, value) in documents(&guest) {
                 written.push(document);
                 meant.push(value);
@@ -247,9 +232,6 @@ mod tests {
             prop_assert_eq!(document["local-hostname"].as_str(), Some(hostname.as_str()));
             let document = read(&network_config(&guest).unwrap());
             prop_assert_eq!(document["ethernets"]["eth0"]["nameservers"]["search"][0].as_str(), Some(domain.as_str()));
-            let document = read(&vendor_data(&guest).unwrap());
-            let fqdn = [hostname, domain].join(".");
-            prop_assert_eq!(document["fqdn"].as_str(), Some(fqdn.as_str()));
         }
 
         /// Whatever a key's comment is, it stays in the key's line.
@@ -257,15 +239,13 @@ mod tests {
         fn comments_stay_in_their_keys(comments in prop::collection::vec("[ -~]{0,40}|\\PC{0,20}|[:#&*!|>'\"%@`{}\\[\\], -]{1,20}", 1..4)) {
             let mut guest = guest();
             let lines: Vec<_> = comments.iter().map(|comment| [KEY, comment].join(" ")).collect();
-            guest.ssh_keys = lines.iter().filter_map(|line| parse_ssh_keys("", std::slice::from_ref(line)).ok()).flatten().collect();
-            let document = read(&vendor_data(&guest).unwrap());
-            let written: Vec<String> = document.get("ssh_authorized_keys").map_or_else(Vec::new, |keys| {
+            guest.ssh_keys = read_ssh_keys("", &lines).good;
+            let document = read(&meta_data(&guest).unwrap());
+            let written: Vec<String> = document.get("public-keys").map_or_else(Vec::new, |keys| {
                 keys.as_sequence().unwrap().iter().map(|key| key.as_str().unwrap().to_owned()).collect()
             });
-            let expected: Vec<String> = guest.ssh_keys.iter().map(|key: &PublicKey| key.to_openssh().unwrap()).collect();
-            prop_assert_eq!(written, expected);
-            let allowed = ["fqdn", "manage_etc_hosts", "disable_root", "ssh_pwauth", "ssh_authorized_keys"];
-            prop_assert!(keys_of(&document).iter().all(|key| allowed.contains(key)));
+            prop_assert_eq!(written, openssh("meta-data", &guest).unwrap());
+            prop_assert!(keys_of(&document).iter().all(|key| ["instance-id", "local-hostname", "public-keys"].contains(key)));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use fatfs::{FileSystem, FsOptions};
 use serde_json::{Value, json};
 
-use super::{Guest, UserDataText, cloud_config, parse_ssh_keys, sample, seed};
+use super::{Guest, SeedForm, UserDataText, cloud_config, read_ssh_keys, sample, seed, vendor_data};
 use crate::fuzz::texts;
 use crate::network::{DomainName, Hostname};
 
@@ -36,7 +36,7 @@ pub(crate) fn names_and_keys(data: &[u8]) {
     }
     for text in texts.take(8) {
         for line in [text.to_string(), [KEY, " ", &text].concat()] {
-            guest.ssh_keys.extend(parse_ssh_keys("sshKeys", &[line]).unwrap_or_default());
+            guest.ssh_keys.extend(read_ssh_keys("sshKeys", &[line]).good);
         }
     }
     for (written, meant) in documents(&guest) {
@@ -45,21 +45,28 @@ pub(crate) fn names_and_keys(data: &[u8]) {
 }
 
 /// The files of a guest, and what every reader of YAML has to find in them.
-pub(super) fn documents(guest: &Guest) -> [(String, Value); 3] {
-    let meta_data = json!({
+pub(super) fn documents(guest: &Guest) -> [(String, Value); 4] {
+    let lines: Vec<_> = guest.ssh_keys.iter().map(|key| key.to_openssh().unwrap()).collect();
+    let mut meta_data = json!({
         "instance-id": guest.instance_id.to_string(),
         "local-hostname": guest.hostname.to_string(),
     });
-    let mut vendor_data = json!({
+    let mut first_vendor_data = json!({
         "fqdn": format!("{}.{}", guest.hostname, guest.domain),
         "manage_etc_hosts": "localhost",
         "disable_root": false,
         "ssh_pwauth": false,
     });
-    if !guest.ssh_keys.is_empty() {
-        let lines: Vec<_> = guest.ssh_keys.iter().map(|key| key.to_openssh().unwrap()).collect();
-        vendor_data["ssh_authorized_keys"] = lines.into();
+    if !lines.is_empty() {
+        meta_data["public-keys"] = lines.clone().into();
+        first_vendor_data["ssh_authorized_keys"] = lines.clone().into();
     }
+    let vendor_data = vendor_data::vendor_data(guest).unwrap();
+    let settings = serde_yaml::from_str::<Value>(&vendor_data).unwrap()[0]["content"].as_str().unwrap().to_owned();
+    let meant = json!([
+        {"type": "text/cloud-config", "content": settings},
+        {"type": "text/cloud-boothook", "content": vendor_data::with_keys(&lines)},
+    ]);
     let network_config = json!({"version": 2, "ethernets": {"eth0": {
         "match": {"macaddress": guest.nic.mac.to_string()},
         "set-name": "eth0",
@@ -71,7 +78,8 @@ pub(super) fn documents(guest: &Guest) -> [(String, Value); 3] {
     }}});
     [
         (cloud_config::meta_data(guest).unwrap(), meta_data),
-        (cloud_config::vendor_data(guest).unwrap(), vendor_data),
+        (vendor_data::first_vendor_data(guest).unwrap(), first_vendor_data),
+        (vendor_data, meant),
         (cloud_config::network_config(guest).unwrap(), network_config),
     ]
 }
@@ -84,10 +92,10 @@ pub(crate) fn user_data(data: &[u8]) {
         assert!(!is_text || data.len() > UserDataText::LIMIT, "it was refused without a reason");
         return;
     };
-    let plain = PLAIN.get_or_init(|| seed(&sample::guest()).unwrap().image().unwrap());
+    let plain = PLAIN.get_or_init(|| seed(&sample::guest(), SeedForm::EachBoot).unwrap().image().unwrap());
     let mut guest = sample::guest();
     guest.user_data = Some(text);
-    let made = seed(&guest).unwrap().image().unwrap();
+    let made = seed(&guest, SeedForm::EachBoot).unwrap().image().unwrap();
     assert_eq!(made.len(), plain.len());
     let given = if data.is_empty() { super::user_data::NOTHING.as_bytes() } else { data };
     assert_eq!(file(&made, "user-data"), given);

@@ -8,6 +8,7 @@ pub mod sample;
 mod seed;
 mod ssh_keys;
 mod user_data;
+mod vendor_data;
 mod vfat;
 
 use std::net::Ipv4Addr;
@@ -16,9 +17,9 @@ use uuid::Uuid;
 
 use crate::network::{BadName, DomainName, Hostname, MacAddress};
 
-pub use seed::{Seed, SeedHash, seed, seed_volume};
+pub use seed::{Seed, SeedForm, SeedHash, Told, seed, seed_volume, told_anew};
 pub use ssh_key::PublicKey;
-pub use ssh_keys::parse_ssh_keys;
+pub use ssh_keys::{BadSshKey, SshKeys, read_ssh_keys};
 pub use user_data::UserDataText;
 
 /// All that a guest is told about itself.
@@ -76,16 +77,6 @@ pub enum GuestError {
         /// Where the NUL is.
         position: usize,
     },
-    /// A key that isn't one. The key itself is not repeated.
-    #[error("{field}[{index}]: {problem}")]
-    SshKey {
-        /// The field with the list of keys.
-        field: String,
-        /// Which of the list, from 0.
-        index: usize,
-        /// What is wrong with it.
-        problem: &'static str,
-    },
     /// A host name or domain that isn't one.
     #[error(transparent)]
     Name(#[from] BadName),
@@ -115,7 +106,6 @@ impl GuestError {
             Self::UserDataTooLarge { .. } | Self::UserDataNotUtf8 { .. } | Self::UserDataNul { .. } => {
                 "InvalidUserData"
             }
-            Self::SshKey { .. } => "InvalidSshKey",
             Self::Name(_) => "InvalidName",
             Self::SeedTooLarge { .. } => "SeedTooLarge",
             Self::Encoding { .. } => "SeedEncoding",

@@ -5,10 +5,20 @@ use std::fmt;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Guest, GuestError, UserDataText, cloud_config, user_data, vfat};
+use super::{Guest, GuestError, UserDataText, cloud_config, user_data, vendor_data, vfat};
 
 /// The way documents are laid out in an image. Another one makes other images of the same documents: another number.
 const LAYOUT: u64 = 1;
+
+/// How a seed says what it says. A guest that runs has the seed that it was started with, so what it would be told is
+/// compared in the form in which it was told; each start is in the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SeedForm {
+    /// Keys are vendor-data, and a guest takes keys and network at its first boot only.
+    First,
+    /// Keys are meta-data; keys and network are taken at each boot.
+    EachBoot,
+}
 
 /// What a guest is told, and the hash of that.
 #[derive(Clone, PartialEq, Eq)]
@@ -30,21 +40,20 @@ impl Seed {
     }
 }
 
-/// Twelve hexadecimal digits that stand for the content of a seed.
+/// Hexadecimal digits that stand for the content of a seed: twelve for all of it in the first form, ten for each document
+/// since then.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SeedHash(String);
 
+/// Digits of a document's hash.
+const DIGITS: usize = 10;
+
 impl SeedHash {
-    fn of(documents: &[(&str, String)]) -> Self {
-        let mut hash = Sha256::new();
-        hash.update(LAYOUT.to_be_bytes());
-        for (name, content) in documents {
-            for part in [name.as_bytes(), content.as_bytes()] {
-                hash.update((part.len() as u64).to_be_bytes());
-                hash.update(part);
-            }
-        }
-        Self(hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect())
+    fn of(documents: &[(&str, String); 4], form: SeedForm) -> Self {
+        Self(match form {
+            SeedForm::First => digits(documents, 12),
+            SeedForm::EachBoot => documents.chunks(1).map(|document| digits(document, DIGITS)).collect(),
+        })
     }
 
     /// The digits.
@@ -66,29 +75,80 @@ impl fmt::Debug for Seed {
     }
 }
 
+fn digits(documents: &[(&str, String)], count: usize) -> String {
+    let mut hash = Sha256::new();
+    hash.update(LAYOUT.to_be_bytes());
+    for (name, content) in documents {
+        for part in [name.as_bytes(), content.as_bytes()] {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    hash.finalize().iter().take(count / 2).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What a guest is told by its seed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// Its keys.
+    Keys,
+    /// Its user-data.
+    UserData,
+    /// Its domain.
+    Domain,
+    /// Its gateway, DNS servers or domain.
+    Network,
+}
+
+/// What a guest is told anew by the second of two seeds, by the names of their volumes; nothing where those don't tell,
+/// because one is of the first form.
+#[must_use]
+pub fn told_anew(before: &str, after: &str) -> Vec<Told> {
+    let (Some(before), Some(after)) = (hashes(before), hashes(after)) else { return Vec::new() };
+    let told = [Told::Keys, Told::UserData, Told::Domain, Told::Network].into_iter().zip(before.iter().zip(&after));
+    let mut anew: Vec<_> = told.filter(|(_, (before, after))| before != after).map(|(told, _)| told).collect();
+    // The vendor-data has the keys too, and the network the domain.
+    if anew.contains(&Told::Keys) || anew.contains(&Told::Network) {
+        anew.retain(|told| *told != Told::Domain);
+    }
+    anew
+}
+
+/// The hashes of the documents of a seed, by the name of its volume.
+fn hashes(volume: &str) -> Option<[&str; 4]> {
+    let (_, hash) = volume.strip_suffix(".img")?.split_once("-seed-")?;
+    let of = |index: usize| hash.get(index * DIGITS..(index + 1) * DIGITS);
+    let hashes = [of(0)?, of(1)?, of(2)?, of(3)?];
+    (hash.len() == 4 * DIGITS).then_some(hashes)
+}
+
 /// The name of a machine's seed volume.
 #[must_use]
 pub fn seed_volume(uid: Uuid, hash: &SeedHash) -> String {
     format!("{}-seed-{hash}.img", uid.hyphenated())
 }
 
-/// Makes the seed of a guest. The same guest gives the same bytes.
+/// Makes the seed of a guest. The same guest gives the same bytes in the same form.
 ///
 /// # Errors
 /// When there are more keys than fit.
-pub fn seed(guest: &Guest) -> Result<Seed, GuestError> {
+pub fn seed(guest: &Guest, form: SeedForm) -> Result<Seed, GuestError> {
+    let (meta_data, vendor_data) = match form {
+        SeedForm::First => (cloud_config::first_meta_data(guest)?, vendor_data::first_vendor_data(guest)?),
+        SeedForm::EachBoot => (cloud_config::meta_data(guest)?, vendor_data::vendor_data(guest)?),
+    };
     let user_data = guest.user_data.as_ref().map_or("", UserDataText::as_str);
     let documents = [
-        ("meta-data", cloud_config::meta_data(guest)?),
+        ("meta-data", meta_data),
         ("user-data", if user_data.is_empty() { user_data::NOTHING } else { user_data }.to_owned()),
-        ("vendor-data", cloud_config::vendor_data(guest)?),
+        ("vendor-data", vendor_data),
         ("network-config", cloud_config::network_config(guest)?),
     ];
     let actual = documents.iter().map(|(_, content)| content.len()).sum();
     if actual > vfat::CAPACITY {
         return Err(GuestError::SeedTooLarge { limit: vfat::CAPACITY, actual });
     }
-    Ok(Seed { hash: SeedHash::of(&documents), documents })
+    Ok(Seed { hash: SeedHash::of(&documents, form), documents })
 }
 
 #[cfg(test)]
@@ -96,8 +156,9 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::guest::SeedForm::{EachBoot, First};
     use crate::guest::fuzz::file;
-    use crate::guest::parse_ssh_keys;
+    use crate::guest::read_ssh_keys;
     use crate::guest::sample::guest;
     use proptest::prelude::*;
 
@@ -107,17 +168,22 @@ mod tests {
 
     #[test]
     fn the_same_guest_gives_the_same_bytes() {
-        let first = seed(&guest()).unwrap();
-        let image = first.image().unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        let second = seed(&guest()).unwrap();
-        assert_eq!((&first, &image), (&second, &second.image().unwrap()));
-        // A change of this value gives every machine of a site a new seed: let it not happen by accident.
-        assert_eq!(first.hash.as_str(), "e1fed05c9707");
-        // Another image of the same documents asks for another LAYOUT.
-        let digest: String = Sha256::digest(&image).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!((LAYOUT, digest.as_str()), (1, "3ef19e844c66"));
-        let name = seed_volume(guest().instance_id, &first.hash);
+        for form in [First, EachBoot] {
+            let made = seed(&guest(), form).unwrap();
+            let image = made.image().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let again = seed(&guest(), form).unwrap();
+            assert_eq!((&made, &image), (&again, &again.image().unwrap()));
+            // A change of one of these values asks for a restart of every machine of a site that runs: what its seed says in
+            // another way belongs into another form. Another image of the same documents asks for another LAYOUT.
+            let digest: String = Sha256::digest(&image).iter().take(6).map(|byte| format!("{byte:02x}")).collect();
+            let golden = match form {
+                First => (1, "e1fed05c9707", "3ef19e844c66"),
+                EachBoot => (1, "02623af7268409d3626e9ff5b2649c37f88911e4", "b98d305ce136"),
+            };
+            assert_eq!((LAYOUT, made.hash.as_str(), digest.as_str()), golden, "{form:?}");
+        }
+        let name = seed_volume(guest().instance_id, &seed(&guest(), First).unwrap().hash);
         assert_eq!(name, "6f0c6a5e-0000-4000-8000-00000000000a-seed-e1fed05c9707.img");
     }
 
@@ -125,12 +191,31 @@ mod tests {
     fn another_guest_gives_another_hash() {
         let mut other = guest();
         other.user_data = Some(UserDataText::parse(b"#!/bin/sh\n").unwrap());
-        assert_ne!(seed(&guest()).unwrap().hash, seed(&other).unwrap().hash);
+        assert_ne!(seed(&guest(), EachBoot).unwrap().hash, seed(&other, EachBoot).unwrap().hash);
+    }
+
+    #[test]
+    fn the_names_of_two_seeds_tell_what_is_new() {
+        let before = guest();
+        let name = |guest: &Guest, form| seed_volume(guest.instance_id, &seed(guest, form).unwrap().hash);
+        let told = |change: &dyn Fn(&mut Guest)| {
+            let mut after = guest();
+            change(&mut after);
+            told_anew(&name(&before, EachBoot), &name(&after, EachBoot))
+        };
+        let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti".to_owned();
+        assert_eq!(told(&|_| ()), []);
+        assert_eq!(told(&|guest| guest.nic.gateway = None), [Told::Network]);
+        assert_eq!(told(&|guest| guest.domain = "cms.cascina.internal".parse().unwrap()), [Told::Network]);
+        assert_eq!(told(&|guest| guest.user_data = UserDataText::parse(b"#!/bin/sh").ok()), [Told::UserData]);
+        let keys = read_ssh_keys("", std::slice::from_ref(&key)).good;
+        assert_eq!(told(&|guest| guest.ssh_keys.clone_from(&keys)), [Told::Keys]);
+        assert_eq!(told_anew(&name(&before, First), &name(&before, EachBoot)), [], "nobody can tell");
     }
 
     #[test]
     fn nothing_given_is_an_empty_cloud_config() {
-        assert_eq!(file(&seed(&guest()).unwrap().image().unwrap(), "user-data"), b"#cloud-config\n{}\n");
+        assert_eq!(file(&seed(&guest(), EachBoot).unwrap().image().unwrap(), "user-data"), b"#cloud-config\n{}\n");
     }
 
     #[test]
@@ -139,11 +224,11 @@ mod tests {
         let longest = [key, &"c".repeat(4095 - key.len())].join(" ");
         let mut guest = guest();
         guest.user_data = Some(UserDataText::parse(&vec![b'#'; UserDataText::LIMIT]).unwrap());
-        guest.ssh_keys = parse_ssh_keys("sshKeys", &vec![longest.clone(); 128]).unwrap();
-        let image = seed(&guest).unwrap().image().unwrap();
+        guest.ssh_keys = read_ssh_keys("sshKeys", &vec![longest.clone(); 128]).good;
+        let image = seed(&guest, EachBoot).unwrap().image().unwrap();
         assert_eq!(file(&image, "user-data").len(), UserDataText::LIMIT);
-        guest.ssh_keys = parse_ssh_keys("sshKeys", &vec![longest; 400]).unwrap();
-        let message = seed(&guest).unwrap_err().to_string();
+        guest.ssh_keys = read_ssh_keys("sshKeys", &vec![longest; 400]).good;
+        let message = seed(&guest, EachBoot).unwrap_err().to_string();
         assert!(message.contains("fewer SSH keys"), "{message}");
     }
 
@@ -151,7 +236,7 @@ mod tests {
     fn other_tools_read_it() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("seed.img");
-        let made = seed(&guest()).unwrap().image().unwrap();
+        let made = seed(&guest(), EachBoot).unwrap().image().unwrap();
         std::fs::write(&path, &made).unwrap();
         let run = |command: &mut Command| {
             let output = command.output().unwrap();
@@ -190,9 +275,9 @@ mod tests {
         fn user_data_goes_through_byte_for_byte(text in "[^\0]{1,400}") {
             let mut guest = guest();
             guest.user_data = Some(UserDataText::parse(text.as_bytes()).unwrap());
-            let made = seed(&guest).unwrap().image().unwrap();
+            let made = seed(&guest, EachBoot).unwrap().image().unwrap();
             prop_assert_eq!(file(&made, "user-data"), text.as_bytes());
-            let untouched = seed(&crate::guest::sample::guest()).unwrap().image().unwrap();
+            let untouched = seed(&crate::guest::sample::guest(), EachBoot).unwrap().image().unwrap();
             for name in ["meta-data", "vendor-data", "network-config"] {
                 prop_assert_eq!(file(&made, name), file(&untouched, name));
             }

@@ -18,6 +18,9 @@ pub(super) type Paths = BTreeMap<String, String>;
 /// A title is a namespace and a name, 63 and 253 bytes at most.
 const LONGEST_TITLE: usize = 320;
 
+/// The disk that is a machine's seed, as its guest sees it.
+pub const SEED_DEVICE: &str = "vdc";
+
 /// Of the CPU, beside at least 100 of everybody else: the least that old and new control groups both know.
 const LOWEST_SHARE: u32 = 2;
 
@@ -163,7 +166,7 @@ fn disks(spec: &DomainSpec, paths: &Paths) -> Result<Vec<Element>, NoSuchVolume>
     }
     if let Some(volume) = &spec.seed {
         let cache = cache("writeback");
-        let disk = Disk { volume, format: "raw", base: None, cache, target: "vdc", serial: "seed" };
+        let disk = Disk { volume, format: "raw", base: None, cache, target: SEED_DEVICE, serial: "seed" };
         disks.push(disk.element(paths)?.child(Element::new("readonly")));
     }
     Ok(disks)

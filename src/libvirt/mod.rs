@@ -32,7 +32,7 @@ mod volumes;
 pub use crate::network::RuleSet;
 pub use certificates::Certificates;
 pub use config::{CallObserver, ConfigError, Credentials, HostConfig, Unobserved};
-pub use domain_xml::{is_name as is_domain_name, name as domain_name};
+pub use domain_xml::{SEED_DEVICE, is_name as is_domain_name, name as domain_name};
 pub use form::{DomainForm, Forms, NicForm};
 pub use host::{
     Connect, DomainRun, GuestCommand, GuestOutput, Host, HostError, HostEvent, HostFacts, LONGEST_GUEST_INPUT,

@@ -26,6 +26,7 @@ mod fairness;
 mod farms;
 mod faults;
 mod gitops;
+mod guests;
 mod hostile_text;
 mod hosts;
 mod kills;

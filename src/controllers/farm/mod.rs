@@ -40,6 +40,7 @@ use super::news::{Attention, News, tell as tell_news};
 use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
 use super::runner;
+use super::ssh_keys::{self, INVALID_SSH_KEY};
 use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
 pub use plan::some_of;
 
@@ -346,5 +347,7 @@ fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<News> {
     {
         news.push(News::warning("MachinesKept", &kept.message));
     }
+    let bad_keys = ssh_keys::news(&before.conditions, &after.conditions);
+    news.extend(bad_keys.map(|message| News::warning(INVALID_SSH_KEY, message)));
     news
 }

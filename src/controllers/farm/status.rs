@@ -14,7 +14,9 @@ use crate::api::conditions::{READY, State, find, stamp};
 use crate::api::{PlannedMachine, QuotaUse, VirtualFarmStatus, VirtualMachine, keeps_dependents};
 use crate::controllers::placement::plan::{QUOTA_EXCEEDED, Wait};
 use crate::controllers::placement::standing::SCHEDULED;
+use crate::controllers::ssh_keys::{SSH_KEYS_VALID, ssh_keys_valid};
 use crate::controllers::writes::Share;
+use crate::guest::read_ssh_keys;
 use crate::network::FarmNetwork;
 
 /// Name of the field manager.
@@ -42,7 +44,7 @@ pub const SHARE: Share = Share {
         "phases",
         "plan",
     ],
-    conditions: &[READY, NETWORK_READY, ROUTER_READY, QUOTA_EXCEEDED, HELD_BACK, "Deleting"],
+    conditions: &[READY, NETWORK_READY, ROUTER_READY, QUOTA_EXCEEDED, HELD_BACK, SSH_KEYS_VALID, "Deleting"],
 };
 
 /// What the farm's controller writes of a machine's status.
@@ -56,7 +58,8 @@ pub fn status(view: &View, plan: &Plan, now: Timestamp) -> VirtualFarmStatus {
         Err(wait) => State::no(NETWORK_READY, wait.reason, wait.message.clone()),
     };
     let quota = [quota_exceeded(view, plan), held_back(plan)];
-    let states = [ready(view, plan), network].into_iter().chain(router_ready(view)).chain(quota);
+    let keys = ssh_keys_valid(&read_ssh_keys("spec.sshKeys", &view.farm.spec.ssh_keys).bad);
+    let states = [ready(view, plan), network].into_iter().chain(router_ready(view)).chain(quota).chain(keys);
     build(view, plan, states.collect(), now)
 }
 

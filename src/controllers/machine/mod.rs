@@ -14,6 +14,8 @@ mod situation;
 mod status;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod told_tests;
 mod triggers;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use crate::api::conditions::{self, READY};
 use crate::api::{DriftPolicy, Phase, PhaseTransition, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::ledger::FARM_GONE;
 use crate::controllers::news::{Attention, Lasting, News};
+use crate::controllers::ssh_keys::{self, INVALID_SSH_KEY};
 
 /// What is new in a status, told as events.
 pub fn story(machine: &VirtualMachine, after: &VirtualMachineStatus, standing: &Standing) -> Vec<News> {
@@ -26,6 +27,8 @@ pub fn story(machine: &VirtualMachine, after: &VirtualMachineStatus, standing: &
     {
         chapters.push(News { attention, reason: standing.reason.clone(), note: standing.message.clone() });
     }
+    let bad_keys = ssh_keys::news(&before.conditions, &after.conditions);
+    chapters.extend(bad_keys.map(|note| News::warning(INVALID_SSH_KEY, note)));
     chapters
 }
 
@@ -81,8 +84,8 @@ fn attention(reason: &str) -> Option<Attention> {
             Some(Attention::if_it_lasts(READY, reason))
         }
         "BackOff" | "BootTimeout" | "DiskDeleted" | "ForeignDomain" | "HostRefused" | "InvalidDns" | "InvalidName"
-        | "InvalidSshKey" | "InvalidUserData" | "NoSpace" | "PausedByIOError" | "SeedTooLarge"
-        | "UserDataForbidden" | "WrongAddress" | FARM_GONE | UNDEFINED => Some(Attention::Somebody),
+        | "InvalidUserData" | "NoSpace" | "PausedByIOError" | "SeedTooLarge" | "UserDataForbidden" | "WrongAddress"
+        | FARM_GONE | UNDEFINED => Some(Attention::Somebody),
         _ => None,
     }
 }

@@ -24,7 +24,7 @@ use crate::controllers::ledger::{FARM_GONE, is_farm_gone};
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::standing::wishes_to_run;
 use crate::guest::UserDataText;
-use crate::libvirt::{DomainRun, DomainUuid, Survey, SurveyedDomain};
+use crate::libvirt::{DomainRun, DomainUuid, OwnershipTag, Survey, SurveyedDomain};
 
 /// What was seen, and the host on which it was seen.
 pub struct Observation {
@@ -63,6 +63,12 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     let hypervisor = context.caches.hypervisors.get("", status.hypervisor.as_deref().unwrap_or_default());
     let farm = context.caches.farms.get(&machine.namespace().unwrap_or_default(), &machine.spec.farm);
     let disks_home = hypervisor.as_deref().map(recipe::disks_home);
+    let running = domain.present().filter(|domain| !matches!(domain.run, DomainRun::Off(_)));
+    let recipe = if deleted {
+        Err(Refusal::new("Deleting", "it is being deleted"))
+    } else {
+        make_recipe(context, machine, running.and_then(|domain| domain.tag.as_ref())).await?
+    };
     let view = View {
         volume_prefix: uuid.as_ref().map_or_else(|_| "none-".to_owned(), |uuid| recipe::volume_prefix(uuid.0)),
         placement: placement(&status),
@@ -88,11 +94,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
             .and_then(|(farm, host)| recipe::nics(machine, &farm, &host).ok())
             .unwrap_or_default(),
         farm_gone: farm_gone(context, machine).await?,
-        recipe: if deleted {
-            Err(Refusal::new("Deleting", "it is being deleted"))
-        } else {
-            make_recipe(context, machine).await?
-        },
+        recipe,
         image_progress: image_progress(context, &status),
         outdated: outdated(context, machine, &status),
         agent,
@@ -220,7 +222,11 @@ pub fn history(status: &VirtualMachineStatus) -> History {
     history
 }
 
-async fn make_recipe(context: &Context, machine: &VirtualMachine) -> Result<Result<Recipe, Refusal>, Error> {
+async fn make_recipe(
+    context: &Context,
+    machine: &VirtualMachine,
+    running: Option<&OwnershipTag>,
+) -> Result<Result<Recipe, Refusal>, Error> {
     let namespace = machine.namespace().unwrap_or_default();
     let Some(farm) = context.caches.farms.get(&namespace, &machine.spec.farm) else {
         return Ok(Err(Refusal::new("FarmNotFound", format!("VirtualFarm {:?} is not there", machine.spec.farm))));
@@ -236,14 +242,15 @@ async fn make_recipe(context: &Context, machine: &VirtualMachine) -> Result<Resu
         Err(refusal) => return Ok(Err(refusal)),
     };
     let site = context.site();
-    Ok(recipe::recipe(&Ingredients {
+    let ingredients = Ingredients {
         machine,
         farm: &farm,
         hypervisor: &hypervisor,
         site: &site,
         user_data,
         cluster: &context.cluster,
-    }))
+    };
+    Ok(recipe::recipe(&ingredients, running))
 }
 
 async fn read_user_data(

@@ -8,7 +8,7 @@ use crate::api::{
     Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
 };
 use crate::controllers::ledger::FARM_GONE;
-use crate::guest::{self, Guest, GuestError, GuestNic, Seed, UserDataText};
+use crate::guest::{self, BadSshKey, Guest, GuestError, GuestNic, Seed, SeedForm, SshKeys, UserDataText};
 use crate::libvirt::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
 };
@@ -21,13 +21,15 @@ pub struct Recipe {
     pub domain: DomainSpec,
     /// Its disks.
     pub volumes: Vec<VolumeSpec>,
-    /// What its guest is told at its first start; a router is told by its agent.
+    /// What its guest is told at its start; a router is told by its agent.
     pub seed: Option<SeedVolume>,
     /// The image's volumes, which have to be there first.
     pub image_volumes: Vec<String>,
+    /// Keys that the guest isn't given, because they aren't any.
+    pub bad_keys: Vec<BadSshKey>,
 }
 
-/// What a guest is told at its first start.
+/// What a guest is told at its start.
 #[derive(Clone, Debug)]
 pub struct SeedVolume {
     /// Name of the volume.
@@ -74,11 +76,24 @@ pub struct Ingredients<'a> {
     pub cluster: &'a str,
 }
 
-/// How the machine is made.
+/// How the machine is made. One whose guest runs and was told the same in an earlier form of seeds is as it should be: its
+/// recipe has that form, until its next start.
 ///
 /// # Errors
 /// What has to be changed before it can be.
-pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
+pub fn recipe(from: &Ingredients<'_>, running: Option<&OwnershipTag>) -> Result<Recipe, Refusal> {
+    let newest = in_form(from, SeedForm::EachBoot)?;
+    match running.filter(|running| running.spec_hash != newest.domain.tag.spec_hash) {
+        None => Ok(newest),
+        Some(running) => {
+            let first = in_form(from, SeedForm::First)?;
+            Ok(if first.domain.tag.spec_hash == running.spec_hash { first } else { newest })
+        }
+    }
+}
+
+/// How the machine is made with a seed of this form.
+pub(super) fn in_form(from: &Ingredients<'_>, form: SeedForm) -> Result<Recipe, Refusal> {
     let uid = uid(from.machine)?;
     let status = from.machine.status.as_ref().ok_or_else(|| Refusal::new("NotPlaced", "has no status yet"))?;
     let pinned = |what: &str| Refusal::new("NotPlaced", format!("placement has not pinned the {what} yet"));
@@ -87,11 +102,12 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     let epoch = status.epoch.ok_or_else(|| pinned("epoch"))?;
 
     let nics = nics(from.machine, from.farm, from.hypervisor)?;
+    let keys = ssh_keys(from);
     let seed = if from.machine.router().is_some() {
         is_the_sites_router(from, flavour, image)?;
         None
     } else {
-        Some(seed(from, uid, address_in_farm(status, from.farm)?)?)
+        Some(seed(&guest(from, uid, address_in_farm(status, from.farm)?, keys.good)?, form)?)
     };
     let (root, data, volumes) = disks(uid, flavour, image);
     let (namespace, name) = names(from.machine);
@@ -113,7 +129,7 @@ pub fn recipe(from: &Ingredients<'_>) -> Result<Recipe, Refusal> {
     };
     domain.tag.spec_hash = domain.content_hash();
     let image_volumes = image.volumes().map(str::to_owned).collect();
-    Ok(Recipe { domain, volumes, seed, image_volumes })
+    Ok(Recipe { domain, volumes, seed, image_volumes, bad_keys: keys.bad })
 }
 
 /// The machine's network cards, which depend on less than the rest of it: in the farm, and a router's in the public network.
@@ -213,12 +229,26 @@ fn address_in_farm(status: &VirtualMachineStatus, farm: &VirtualFarm) -> Result<
     Ok(address)
 }
 
-fn seed(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<SeedVolume, Refusal> {
-    let content = guest::seed(&guest(from, uid, address)?)?;
-    Ok(SeedVolume { name: guest::seed_volume(uid, &content.hash), content })
+fn seed(guest: &Guest, form: SeedForm) -> Result<SeedVolume, Refusal> {
+    let content = guest::seed(guest, form)?;
+    Ok(SeedVolume { name: guest::seed_volume(guest.instance_id, &content.hash), content })
 }
 
-fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, Refusal> {
+/// The farm's keys and the machine's own. Nobody logs in to a router.
+fn ssh_keys(from: &Ingredients<'_>) -> SshKeys {
+    if from.machine.router().is_some() {
+        return SshKeys::default();
+    }
+    guest::read_ssh_keys("the farm's spec.sshKeys", &from.farm.spec.ssh_keys)
+        .and(guest::read_ssh_keys("spec.sshKeys", &from.machine.spec.ssh_keys))
+}
+
+fn guest(
+    from: &Ingredients<'_>,
+    uid: Uuid,
+    address: Ipv4Addr,
+    ssh_keys: Vec<guest::PublicKey>,
+) -> Result<Guest, Refusal> {
     let (_, name) = names(from.machine);
     let gateway = from.farm.spec.router.is_some().then(|| FarmNetwork::of(address).gateway());
     // A router asks the farm's servers itself.
@@ -226,8 +256,6 @@ fn guest(from: &Ingredients<'_>, uid: Uuid, address: Ipv4Addr) -> Result<Guest, 
         Some(gateway) => vec![gateway],
         None => dns_servers(from.farm, from.site)?,
     };
-    let mut ssh_keys = guest::parse_ssh_keys("the farm's spec.sshKeys", &from.farm.spec.ssh_keys)?;
-    ssh_keys.extend(guest::parse_ssh_keys("spec.sshKeys", &from.machine.spec.ssh_keys)?);
     Ok(Guest {
         instance_id: uid,
         hostname: name.parse().map_err(GuestError::from)?,

@@ -36,7 +36,7 @@ fn made_of(machine: &VirtualMachine, public_bridge: Option<&str>) -> Result<Reci
     let mut host = host("service-1", 8, "8Gi", "80Gi");
     host.spec.networks.public = public_bridge.map(|bridge| HypervisorNetwork { bridge: bridge.into() });
     let (farm, site) = (farm("farm-a"), Site::default());
-    recipe(&Ingredients { machine, farm: &farm, hypervisor: &host, site: &site, user_data: None, cluster: "c" })
+    recipe(&Ingredients { machine, farm: &farm, hypervisor: &host, site: &site, user_data: None, cluster: "c" }, None)
 }
 
 fn reason(machine: &VirtualMachine) -> String {
@@ -88,7 +88,7 @@ fn machines_of_a_farm_with_a_router_are_told_of_it() {
     let network_of = |farm: &crate::api::VirtualFarm| {
         let from =
             Ingredients { machine: &member, farm, hypervisor: &host, site: &site, user_data: None, cluster: "c" };
-        String::from_utf8_lossy(&recipe(&from).unwrap().seed.unwrap().content.image().unwrap()).into_owned()
+        String::from_utf8_lossy(&recipe(&from, None).unwrap().seed.unwrap().content.image().unwrap()).into_owned()
     };
     let alone = network_of(&with_router);
     assert!(alone.contains("192.0.2.53") && !alone.contains("0.0.0.0/0"), "{alone}");

@@ -6,18 +6,21 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
+use super::recipe::Recipe;
 use super::situation::{Drift, Placement, Plan, Standing, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{DriftPolicy, FINALIZER, Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::placement::standing::REMOVED;
+use crate::controllers::ssh_keys::{SSH_KEYS_VALID, ssh_keys_valid};
 use crate::controllers::writes::Share;
-use crate::libvirt::DomainRun;
+use crate::guest::{Told, told_anew};
+use crate::libvirt::{DomainRun, SEED_DEVICE, SurveyedDomain};
 
 /// What of the status the machine's controller writes.
 pub const SHARE: Share = Share {
     manager: "cascina-machine",
     fields: &["observedGeneration", "phase", "phaseTransitions", "disksOn", "bootSeconds", "startFailure"],
-    conditions: &[READY, "Provisioned", "AgentConnected", "InSync", "RestartRequired", "Deleting"],
+    conditions: &[READY, "Provisioned", "AgentConnected", "InSync", "RestartRequired", SSH_KEYS_VALID, "Deleting"],
 };
 
 /// Condition of a machine that is on its host as it was made.
@@ -44,6 +47,7 @@ pub fn status(
     states.extend(agent(seen));
     states.extend(in_sync(seen, plan, policy));
     states.extend(restart_required(seen));
+    states.extend(seen.recipe.as_ref().ok().and_then(|recipe| ssh_keys_valid(&recipe.bad_keys)));
     if machine.metadata.deletion_timestamp.is_some() {
         states.push(State::yes("Deleting", standing.reason.clone(), standing.message.clone()));
     }
@@ -138,16 +142,42 @@ fn disks_on(seen: &View) -> Option<String> {
 fn restart_required(seen: &View) -> Option<State> {
     let domain = seen.domain.present().filter(|domain| !matches!(domain.run, DomainRun::Off(_)))?;
     let running = domain.tag.as_ref()?;
-    let wanted = &seen.recipe.as_ref().ok()?.domain.tag;
+    let recipe = seen.recipe.as_ref().ok()?;
+    let wanted = &recipe.domain.tag;
     Some(match &seen.outdated {
         Some(what) => State::yes("RestartRequired", "SpecChanged", what.clone()),
-        None if running.spec_hash != wanted.spec_hash => State::yes(
-            "RestartRequired",
-            "SpecChanged",
-            "its user-data, keys or host's bridge changed since it was started",
-        ),
+        None if running.spec_hash != wanted.spec_hash => {
+            let what = changes(domain, recipe);
+            State::yes("RestartRequired", "SpecChanged", format!("changed since it was started: {what}"))
+        }
         None => State::no("RestartRequired", "UpToDate", "a restart would change nothing"),
     })
+}
+
+/// What differs from what a machine runs with, in words.
+fn changes(domain: &SurveyedDomain, recipe: &Recipe) -> String {
+    let running = domain.forms.as_ref().and_then(|forms| forms.running.as_ref());
+    let Some(before) = running.and_then(|running| running.disks.get(SEED_DEVICE)) else {
+        return "what its guest is told, or its devices".to_owned();
+    };
+    let after = recipe.seed.as_ref().map(|seed| seed.name.as_str()).unwrap_or_default();
+    if before == after {
+        return "its host's bridge or its storage".to_owned();
+    }
+    let told: Vec<_> = told_anew(before, after).into_iter().map(in_words).collect();
+    if told.is_empty() { "its keys, user-data, or network".to_owned() } else { told.join("; ") }
+}
+
+const fn in_words(told: Told) -> &'static str {
+    match told {
+        Told::Keys => "its keys",
+        Told::UserData => {
+            "its user-data, of which a guest with cloud-init does at its next start only what is for each boot: for the rest \
+             make a new machine"
+        }
+        Told::Domain => "its domain",
+        Told::Network => "its gateway, DNS servers or domain",
+    }
 }
 
 fn transitions(

@@ -67,9 +67,10 @@ fn recipe() -> Recipe {
         volumes: vec![data_disk()],
         seed: Some(SeedVolume {
             name: format!("{UID}-seed-new.img"),
-            content: guest::seed(&guest::sample::guest()).unwrap(),
+            content: guest::seed(&guest::sample::guest(), guest::SeedForm::EachBoot).unwrap(),
         }),
         image_volumes: vec!["img-a.kernel".into()],
+        bad_keys: Vec::new(),
     }
 }
 

@@ -117,13 +117,53 @@ func Read(dir string) (*Config, error) {
 	return config, errors.Join(broken...)
 }
 
+// ignored is what every farm says and what means nothing here; the rest is worth a word on the console.
+var ignored = map[string]bool{"fqdn": true, "manage_etc_hosts": true, "disable_root": true, "ssh_pwauth": true, "updates": true}
+
 var supported = map[string]bool{"hostname": true, "ssh_authorized_keys": true, "write_files": true, "runcmd": true}
 
-// userText takes user or vendor data: a cloud-config, a script, or nothing.
+// part is an entry of a cloud-config-archive; one that is a text only says itself what it is.
+type part struct {
+	Type    string `yaml:"type"`
+	Content string `yaml:"content"`
+}
+
+// UnmarshalYAML takes both forms.
+func (p *part) UnmarshalYAML(node *yaml.Node) error {
+	if node.Kind == yaml.ScalarNode {
+		return node.Decode(&p.Content)
+	}
+	type typed part
+	return node.Decode((*typed)(p))
+}
+
+// archive takes every part. A boothook brings what changed to a guest that had its first boot; each boot of an appliance is that.
+func archive(text string, cloud *cloudConfig, scripts *[]string) error {
+	var parts []part
+	if err := yaml.Unmarshal([]byte(text), &parts); err != nil {
+		return err
+	}
+	var errs []error
+	for _, part := range parts {
+		content := part.Content
+		switch part.Type {
+		case "text/cloud-boothook":
+			continue
+		case "text/cloud-config":
+			content = "#cloud-config\n" + content
+		}
+		errs = append(errs, userText(content, cloud, scripts))
+	}
+	return errors.Join(errs...)
+}
+
+// userText takes user or vendor data: a cloud-config, a script, several of these, or nothing.
 func userText(text string, cloud *cloudConfig, scripts *[]string) error {
 	switch {
 	case strings.TrimSpace(text) == "":
 		return nil
+	case strings.HasPrefix(text, "#cloud-config-archive"):
+		return archive(text, cloud, scripts)
 	case strings.HasPrefix(text, "#!"):
 		*scripts = append(*scripts, text)
 		return nil
@@ -135,7 +175,7 @@ func userText(text string, cloud *cloudConfig, scripts *[]string) error {
 		return err
 	}
 	for key := range all {
-		if !supported[key] {
+		if !supported[key] && !ignored[key] {
 			say("cloud-config's %q means nothing to an appliance: left out", key)
 		}
 	}

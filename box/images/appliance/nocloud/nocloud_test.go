@@ -132,6 +132,31 @@ runcmd:
 	}
 }
 
+func TestKeysOfTheFarmAndOfTheUserDataMayBothLogIn(t *testing.T) {
+	seed, system, _ := given(t, map[string]string{"meta-data": meta + "public-keys: [farm-key]\n",
+		"user-data": "#cloud-config\nssh_authorized_keys: [own-key]\n"})
+	config, err := Read(seed)
+	must(t, err)
+	must(t, system.Apply(config))
+	if got := read(t, system, "home/cascina/.ssh/authorized_keys"); got != "farm-key\nown-key\n" {
+		t.Errorf("keys %q", got)
+	}
+}
+
+func TestAnArchiveIsItsParts(t *testing.T) {
+	seed, system, did := given(t, map[string]string{"meta-data": meta, "vendor-data": `#cloud-config-archive
+- {type: text/cloud-config, content: "hostname: vendor\nfqdn: vendor.farm\n"}
+- {type: text/cloud-boothook, content: "#!/bin/sh\nexit 1\n"}
+- "#!/bin/sh\nexit 0\n"
+`})
+	config, err := Read(seed)
+	must(t, err)
+	must(t, system.Run(config))
+	if config.Hostname != "vendor" || len(*did) != 1 || read(t, system, "run/nocloud-script-0") != "#!/bin/sh\nexit 0\n" {
+		t.Errorf("host name %q, ran %q", config.Hostname, *did)
+	}
+}
+
 func TestScripts(t *testing.T) {
 	seed, system, did := given(t, map[string]string{"meta-data": meta, "user-data": "#!/bin/sh\nexit 0\n"})
 	config, err := Read(seed)

@@ -1,0 +1,3 @@
+//! What guests are told, and what is noticed of them: keys, network, clocks, panics, hangs.
+
+mod told;
