@@ -85,6 +85,10 @@ pub struct VirtualMachineSpec {
     /// What makes it Ready.
     #[serde(default)]
     pub readiness: Readiness,
+    /// What happens when its guest hangs: one that feeds a watchdog and stops doing so, `PowerOff` switches off, and
+    /// `runStrategy` says what follows, as after a crash.
+    #[serde(default)]
+    pub watchdog: Watchdog,
 }
 
 /// Where user-data comes from: exactly one of the three.
@@ -160,6 +164,16 @@ pub enum Readiness {
     Agent,
     /// The domain runs.
     None,
+}
+
+/// What happens when a guest hangs.
+#[derive(Serialize, Deserialize, JsonSchema, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Watchdog {
+    /// Nothing: there is no watchdog.
+    #[default]
+    None,
+    /// It is switched off.
+    PowerOff,
 }
 
 /// Where a machine is in its life.

@@ -34,6 +34,7 @@ pub use image::{
 pub use machine::{
     EvictionStrategy, KeyRef, Phase, PhaseTransition, PinnedDisk, PinnedFlavour, PinnedImage, PinnedKernel, Readiness,
     RouterRole, RunStrategy, StartFailure, UserData, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus,
+    Watchdog,
 };
 pub use names::{BadObjectName, ObjectName};
 pub use router::{

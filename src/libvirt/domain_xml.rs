@@ -137,7 +137,13 @@ fn devices(spec: &DomainSpec, paths: &Paths) -> Result<Element, NoSuchVolume> {
         .child(typed("channel", "unix").child(agent))
         .child(Element::new("rng").attribute("model", "virtio").child(random))
         .child(Element::new("memballoon").attribute("model", "virtio").child(memory_use))
-        .child(Element::new("panic").attribute("model", "isa")))
+        .child(Element::new("panic").attribute("model", "isa"))
+        .children(spec.watchdog.then(watchdog)))
+}
+
+/// It does nothing before the guest opens it. What follows is what follows a crash.
+fn watchdog() -> Element {
+    Element::new("watchdog").attribute("model", "i6300esb").attribute("action", "poweroff")
 }
 
 /// A disk: what it is on the host, and what the guest sees.
@@ -272,6 +278,20 @@ mod tests {
         assert!(read.find("cputune").is_none(), "an emulated host may have no control groups");
         let read = parse(&xml(&DomainSpec { virtualization: Virtualization::Kvm, ..canary }));
         assert_eq!(read.find("cputune/shares").unwrap().content(), "2");
+    }
+
+    #[test]
+    fn a_watchdog_is_there_when_asked_for_and_asks_no_router_for_a_restart() {
+        let action = |spec: &DomainSpec| {
+            parse(&xml(spec)).find("devices/watchdog").and_then(|watchdog| Some(watchdog.get("action")?.to_owned()))
+        };
+        let watched = DomainSpec { watchdog: true, ..spec() };
+        assert_eq!((action(&spec()), action(&watched)), (None, Some("poweroff".to_owned())));
+        assert_ne!(watched.content_hash(), spec().content_hash());
+        let mut router = with_kernel();
+        router.nics[0].hold = Hold::Router("172.16.1.1".parse().unwrap());
+        let watched = DomainSpec { watchdog: true, ..router.clone() };
+        assert_eq!(watched.content_hash(), router.content_hash());
     }
 
     #[test]

@@ -35,6 +35,8 @@ pub struct DomainForm {
     pub nics: Vec<NicForm>,
     /// Devices that no machine has.
     pub strange: BTreeSet<String>,
+    /// Whether it has a watchdog that switches it off.
+    pub watchdog: bool,
 }
 
 /// What a network card consists of.
@@ -88,6 +90,7 @@ impl DomainForm {
             disks: of_kind("disk").map(disk).collect(),
             nics: of_kind("interface").map(NicForm::read).collect(),
             strange: strange.map(str::to_owned).collect(),
+            watchdog: of_kind("watchdog").any(|watchdog| watchdog.get("action") == Some("poweroff")),
         }
     }
 }

@@ -39,6 +39,7 @@ pub(super) fn spec() -> DomainSpec {
         }],
         shared_storage: false,
         console: ConsoleLog::Pty,
+        watchdog: false,
     }
 }
 

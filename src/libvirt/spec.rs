@@ -168,6 +168,8 @@ pub struct DomainSpec {
     pub shared_storage: bool,
     /// Serial console.
     pub console: ConsoleLog,
+    /// Whether a watchdog switches it off when its guest, once it has begun to feed it, stops doing so.
+    pub watchdog: bool,
 }
 
 impl DomainSpec {
@@ -190,12 +192,16 @@ impl DomainSpec {
             nics,
             shared_storage,
             console,
+            watchdog,
         } = self;
         let nics: Vec<_> = nics.iter().map(|nic| Nic { hold: nic.hold.constant(), ..nic.clone() }).collect();
         let parts = format!(
             "{virtualization:?} {cpus} {memory:?} {firmware:?} {root:?} {data:?} {seed:?} {nics:?} {shared_storage} {console:?}"
         );
-        let digest = Sha256::digest(parts);
+        // A router gets one with whatever start comes next: a farm isn't to lose its way out for that.
+        let is_router = self.nics.iter().any(|nic| matches!(nic.hold, Hold::Router(_)));
+        let watchdog = if *watchdog && !is_router { " watchdog" } else { "" };
+        let digest = Sha256::digest([&parts, watchdog].concat());
         digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -45,6 +45,7 @@ pub fn machine(name: &str, octet: u8) -> DomainSpec {
         }],
         shared_storage: false,
         console: ConsoleLog::Pty,
+        watchdog: false,
     }
 }
 

@@ -248,6 +248,7 @@ pub fn make(farm: &VirtualFarm, group: &MachineGroup, index: i32) -> VirtualMach
             priority: 0,
             eviction_strategy: Default::default(),
             readiness: group.readiness,
+            watchdog: Default::default(),
         },
     );
     machine.metadata.namespace = farm.namespace();

@@ -116,6 +116,7 @@ pub fn canary(cluster: &str, hypervisor: &Hypervisor, stage: Stage, image: &Pinn
         nics: stage.cards().map(card).collect(),
         shared_storage: spec.storage.shared.is_some(),
         console: ConsoleLog::Pty,
+        watchdog: false,
     };
     domain.tag.spec_hash = domain.content_hash();
     Some(domain)

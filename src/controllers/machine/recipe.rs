@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::api::{
-    Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, site::Site,
+    Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, Watchdog,
+    site::Site,
 };
 use crate::controllers::ledger::FARM_GONE;
 use crate::guest::{self, BadSshKey, Guest, GuestError, GuestNic, Seed, SeedForm, SshKeys, UserDataText};
@@ -126,6 +127,7 @@ pub(super) fn in_form(from: &Ingredients<'_>, form: SeedForm) -> Result<Recipe, 
         nics,
         shared_storage: from.hypervisor.spec.storage.shared.is_some(),
         console: ConsoleLog::Pty,
+        watchdog: from.machine.router().is_some() || from.machine.spec.watchdog == Watchdog::PowerOff,
     };
     domain.tag.spec_hash = domain.content_hash();
     let image_volumes = image.volumes().map(str::to_owned).collect();

@@ -162,7 +162,7 @@ fn changes(domain: &SurveyedDomain, recipe: &Recipe) -> String {
     };
     let after = recipe.seed.as_ref().map(|seed| seed.name.as_str()).unwrap_or_default();
     if before == after {
-        return "its host's bridge or its storage".to_owned();
+        return "its watchdog, its host's bridge or its storage".to_owned();
     }
     let told: Vec<_> = told_anew(before, after).into_iter().map(in_words).collect();
     if told.is_empty() { "its keys, user-data, or network".to_owned() } else { told.join("; ") }

@@ -63,6 +63,7 @@ fn recipe() -> Recipe {
             }],
             shared_storage: false,
             console: ConsoleLog::Pty,
+            watchdog: false,
         },
         volumes: vec![data_disk()],
         seed: Some(SeedVolume {

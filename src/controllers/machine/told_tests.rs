@@ -9,7 +9,7 @@ use super::situation::{Plan, View};
 use super::status::status;
 use crate::api::conditions::find;
 use crate::api::site::Site;
-use crate::api::{Phase, RouterTemplate, VirtualFarm, VirtualMachine};
+use crate::api::{Phase, RouterTemplate, VirtualFarm, VirtualMachine, Watchdog};
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{farm, host, machine, running_on};
 use crate::guest::{SeedForm, UserDataText};
@@ -83,7 +83,7 @@ fn said_of_a_restart(machine: &VirtualMachine, before: &Recipe, after: Recipe) -
 
 #[test]
 fn a_restart_that_is_due_says_what_for() {
-    let (member, mut farm) = (member(), farm("farm-a"));
+    let (mut member, mut farm) = (member(), farm("farm-a"));
     let before = made_of(&member, &farm, None);
     let said = |member: &VirtualMachine, farm: &VirtualFarm| {
         said_of_a_restart(member, &before, made_of(member, farm, Some(&before.domain.tag)))
@@ -94,4 +94,16 @@ fn a_restart_that_is_due_says_what_for() {
     farm.spec.router = None;
     farm.spec.ssh_keys = vec![KEY.into()];
     assert_eq!(said(&member, &farm), "changed since it was started: its keys");
+    farm.spec.ssh_keys.clear();
+    member.spec.watchdog = Watchdog::PowerOff;
+    assert_eq!(said(&member, &farm), "changed since it was started: its watchdog, its host's bridge or its storage");
+}
+
+#[test]
+fn a_watchdog_is_the_machines_choice() {
+    let mut member = member();
+    let farm = farm("farm-a");
+    assert!(!made_of(&member, &farm, None).domain.watchdog);
+    member.spec.watchdog = Watchdog::PowerOff;
+    assert!(made_of(&member, &farm, None).domain.watchdog);
 }

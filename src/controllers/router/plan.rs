@@ -192,6 +192,7 @@ pub(super) fn make(router: &VRouter, name: &str, routers: &Routers) -> VirtualMa
             priority: PRIORITY,
             eviction_strategy: Default::default(),
             readiness: Default::default(),
+            watchdog: Default::default(),
         },
     );
     machine.metadata.namespace = router.namespace();

@@ -1,3 +1,4 @@
 //! What guests are told, and what is noticed of them: keys, network, clocks, panics, hangs.
 
+mod ends;
 mod told;
