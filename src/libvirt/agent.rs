@@ -14,6 +14,8 @@ use super::host::{GuestCommand, GuestOutput, LONGEST_GUEST_INPUT};
 
 /// Seconds that an agent has for an answer, and before that for libvirt's greeting.
 const PATIENCE: i32 = 2;
+/// Seconds that setting a clock may take.
+const CLOCK: i32 = 8;
 /// Longer answers are not looked at.
 const LONGEST_ANSWER: usize = 64 * 1024;
 
@@ -46,7 +48,16 @@ pub(super) fn answers(domain: &Domain) -> Result<bool, Failure> {
     Ok(answer.is_some_and(|answer| is_pong(&answer)))
 }
 
-/// Whether this is an agent's answer to a ping.
+/// Sets the guest's clock, and whether the agent says that it did. The guest's own clock chip, which it may have and which
+/// shows the host's time, is set as well, by a program of the guest that waits for a full second.
+pub(super) fn set_clock(domain: &Domain) -> Result<bool, Failure> {
+    let nanoseconds = jiff::Timestamp::now().as_microsecond().saturating_mul(1000);
+    let question = json!({"execute": "guest-set-time", "arguments": {"time": nanoseconds}});
+    let answer = ask_within(domain, &question.to_string(), CLOCK)?;
+    Ok(answer.is_some_and(|answer| is_pong(&answer)))
+}
+
+/// Whether this is an agent's answer to a ping, or to another command that returns nothing.
 pub(super) fn is_pong(answer: &str) -> bool {
     read::<Map<String, Value>>(answer).is_ok()
 }
@@ -82,8 +93,12 @@ pub(super) fn shut_down(domain: &Domain) -> Result<(), Failure> {
 /// connection that broke: an answer too long to be handed on is one. So as long as the connection lives, it was the
 /// guest.
 fn ask(domain: &Domain, question: &str) -> Result<Option<String>, Failure> {
+    ask_within(domain, question, PATIENCE)
+}
+
+fn ask_within(domain: &Domain, question: &str, seconds: i32) -> Result<Option<String>, Failure> {
     greet_within(domain, PATIENCE);
-    match domain.qemu_agent_command(question, PATIENCE, 0).map_err(Failure::from) {
+    match domain.qemu_agent_command(question, seconds, 0).map_err(Failure::from) {
         Ok(answer) => Ok(Some(answer)),
         Err(failure) => match domain.connect().and_then(|connection| connection.is_alive()) {
             Ok(true) => Ok(None),

@@ -203,6 +203,8 @@ pub enum StopReason {
     NotStarted,
     /// The guest shut itself down.
     Shutdown,
+    /// Its memory was saved, and the next start goes on with that.
+    Saved,
     /// Switched off from outside.
     Destroyed,
     /// QEMU or the guest crashed, or the start failed.
@@ -341,6 +343,10 @@ pub trait Host: Send + Sync + 'static {
 
     /// Whether the guest's agent answers now.
     async fn agent_answers(&self, uuid: DomainUuid) -> Result<bool>;
+
+    /// Sets the guest's clock to the time by its agent, and says whether that was done. A guest whose vCPUs stood still goes
+    /// on at the time at which they stopped.
+    async fn set_clock(&self, uuid: DomainUuid) -> Result<bool>;
 
     /// Runs a command in a guest of the operator's own, by its agent; `None`: no agent answers. Not for machines of
     /// tenants: a guest may say anything, and nothing that matters may rest on it.

@@ -307,6 +307,15 @@ impl Host for LibvirtHost {
         answers
     }
 
+    async fn set_clock(&self, uuid: DomainUuid) -> Result<bool> {
+        let Some(turn) = self.agents.turn(uuid).await else { return Ok(false) };
+        let asked = self.ask_guest("set_clock", uuid, move |domain| {
+            let _turn = turn;
+            agent::set_clock(domain).map(Some)
+        });
+        asked.await.map(|answer| answer == Some(true))
+    }
+
     async fn event(&self) -> HostEvent {
         if let Err(error) = self.observed("listen", self.news.listen(self.config.call_deadline)).await {
             tracing::debug!(host = %self.config.name, %error, "the host tells nothing by itself");

@@ -132,6 +132,7 @@ fn stop_reason(reason: i32) -> StopReason {
         sys::VIR_DOMAIN_SHUTOFF_CRASHED | sys::VIR_DOMAIN_SHUTOFF_FAILED | sys::VIR_DOMAIN_SHUTOFF_DAEMON => {
             StopReason::Crashed
         }
+        sys::VIR_DOMAIN_SHUTOFF_SAVED => StopReason::Saved,
         _ => StopReason::NotStarted,
     }
 }
@@ -159,6 +160,7 @@ mod tests {
         assert_eq!([run(3, 1), run(3, 5)], [DomainRun::Paused, DomainRun::PausedByIoError]);
         assert_eq!(run(5, 1), DomainRun::Off(StopReason::Shutdown));
         assert_eq!(run(5, 3), DomainRun::Off(StopReason::Crashed));
+        assert_eq!(run(5, 5), DomainRun::Off(StopReason::Saved));
         assert_eq!(run(5, 0), DomainRun::Off(StopReason::NotStarted));
     }
 }

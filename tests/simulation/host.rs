@@ -300,6 +300,10 @@ impl Host for Way {
         self.call("agent_answers", 5, |world, name, now| Ok(world.answers(name, uuid, now))).await
     }
 
+    async fn set_clock(&self, uuid: DomainUuid) -> Result<bool> {
+        self.call("set_clock", 5, |world, name, now| Ok(world.answers(name, uuid, now))).await
+    }
+
     async fn allocation(&self, volumes: &[String]) -> Result<Bytes> {
         self.call("allocation", 10, |world, name, _| {
             let there = volumes.iter().filter(|volume| world.pool(name).volumes.contains_key(*volume)).count();

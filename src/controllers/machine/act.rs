@@ -69,6 +69,13 @@ async fn step_on(host: &FleetHost, uuid: DomainUuid, seen: &View, step: &Step) -
         Step::Define => port.define(&required(seen)?.domain).await,
         Step::Start => port.start(uuid).await,
         Step::Resume => port.resume(uuid).await,
+        Step::SetClock => match port.set_clock(uuid).await? {
+            true => Ok(()),
+            false => {
+                let message = "the guest's agent doesn't set its clock".to_owned();
+                Err(HostError::Refused { operation: "set_clock", message })
+            }
+        },
         Step::Shutdown => port.shutdown(uuid).await,
         Step::Destroy => port.destroy(uuid).await,
         Step::Undefine => port.undefine(uuid).await,

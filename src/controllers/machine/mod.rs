@@ -140,6 +140,7 @@ async fn carry_out(
     let (Some(host), Ok(uid)) = (&seen.host, recipe::uid(machine)) else { return Ok(Some(Vec::new())) };
     let starts = plan.steps.contains(&Step::Start);
     let resumes = plan.steps.contains(&Step::Resume);
+    let sets_clock = plan.steps.contains(&Step::SetClock);
     let begun = context.clock.now();
     if resumes {
         host.note_resumed(DomainUuid(uid), begun);
@@ -161,7 +162,14 @@ async fn carry_out(
             "waits for the guest's agent".clone_into(&mut plan.standing.message);
             Ok(Some(vec![(Phase::Scheduled, begun), (Phase::Provisioning, begun)]))
         }
-        Ok(Outcome::Done) => Ok(Some(Vec::new())),
+        Ok(Outcome::Done) => {
+            plan.clock = plan.clock.filter(|_| !sets_clock);
+            Ok(Some(Vec::new()))
+        }
+        Err(error) if sets_clock && !error.is_silence() => {
+            tracing::debug!(host = %host.name, machine = %uid, %error, "a guest's clock can't be set yet");
+            Ok(Some(Vec::new()))
+        }
         Err(error) if resumes && !error.is_silence() => {
             tracing::warn!(host = %host.name, %error, "a guest that an I/O error paused can't be resumed yet");
             Ok(Some(Vec::new()))

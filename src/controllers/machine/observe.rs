@@ -12,7 +12,8 @@ use serde::de::DeserializeOwned;
 use super::host::host_standing;
 use super::plan::UNDEFINED;
 use super::recipe::{self, Ingredients, Recipe, Refusal};
-use super::situation::{Failure, History, Placement, View};
+use super::situation::{Clock, Failure, History, Placement, View};
+use super::status::CLOCK_SET;
 use crate::api::{
     Bandwidth, Bytes, ImageHostState, KeyRef, ObjectName, Phase, PinnedFlavour, UserData, VirtualMachine,
     VirtualMachineStatus, conditions,
@@ -214,6 +215,7 @@ pub fn history(status: &VirtualMachineStatus) -> History {
     }
     history.vanished =
         conditions::find(&status.conditions, conditions::READY).is_some_and(|ready| ready.reason == UNDEFINED);
+    history.clock = conditions::find(&status.conditions, CLOCK_SET).map(|_| Clock::Behind);
     history.failure = status.start_failure.as_ref().map(|failure| Failure {
         count: failure.count,
         retry_after: failure.retry_after.0,

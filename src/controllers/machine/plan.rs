@@ -7,7 +7,7 @@ use jiff::Timestamp;
 
 use super::drift;
 use super::recipe::{Recipe, Refusal};
-use super::situation::{DriftKind, Failure, Placement, Plan, Step, View, Want};
+use super::situation::{Clock, DriftKind, Failure, Placement, Plan, Step, View, Want};
 use crate::api::{DriftPolicy, Phase, Readiness, RunStrategy};
 use crate::controllers::observed::Observed;
 use crate::libvirt::{DomainRun, StopReason, SurveyedDomain};
@@ -32,6 +32,9 @@ const RESUME_EVERY: Duration = Duration::from_secs(10);
 
 /// And looked at so soon after that.
 const RESUMED: Duration = Duration::from_secs(1);
+
+/// A clock that is behind is tried to be set this often.
+const CLOCK_EVERY: Duration = Duration::from_secs(10);
 
 /// A guest that shuts down is looked at this often.
 const STOP_POLL: Duration = Duration::from_secs(1);
@@ -68,9 +71,11 @@ fn decide(want: &Want, seen: &View, now: Timestamp) -> Plan {
             let phase = if seen.history.phase < Phase::Booting { seen.history.phase } else { Phase::Unknown };
             let prospects = seen.host.prospects.as_ref().map(|prospects| format!("; {prospects}"));
             let message = format!("nothing is known of it: {why}{}", prospects.unwrap_or_default());
-            Plan::stay(phase, "HostUnreachable", message)
+            let mut plan = Plan::stay(phase, "HostUnreachable", message)
                 .failed(seen.history.failure.clone())
-                .again(Duration::from_secs(5))
+                .again(Duration::from_secs(5));
+            plan.clock = seen.history.clock;
+            plan
         }
         (_, Observed::Present(domain)) if domain.tag.is_none() => Plan::stay(
             Phase::Failed,
@@ -223,13 +228,16 @@ fn off(want: &Want, seen: &View, domain: &SurveyedDomain, reason: StopReason, no
     if this_start && seen.history.phase == Phase::Stopped {
         return Plan::stay(Phase::Stopped, "Restarting", "waits to be admitted again").again(Duration::from_secs(1));
     }
-    if reason == StopReason::NotStarted || !this_start {
-        return make(seen, now);
+    if matches!(reason, StopReason::NotStarted | StopReason::Saved) || !this_start {
+        let mut plan = make(seen, now);
+        // A host that is shut down may save its guests. Such a guest goes on where it was, and so does its clock.
+        plan.clock = (this_start && seen.history.started.is_some()).then_some(Clock::Behind);
+        return plan;
     }
     let what = match reason {
         StopReason::Shutdown => "the guest shut itself down",
         StopReason::Destroyed => "it was switched off on the host",
-        StopReason::Crashed | StopReason::NotStarted => "the guest or QEMU crashed",
+        StopReason::Crashed | StopReason::NotStarted | StopReason::Saved => "the guest or QEMU crashed",
     };
     ended(want, seen, reason, what, now)
 }
@@ -317,6 +325,20 @@ fn running(want: &Want, seen: &View, domain: &SurveyedDomain, now: Timestamp) ->
         DomainRun::Running | DomainRun::Off(_) => answering(want, seen, ran),
     };
     plan.standing.failure = failure;
+    keep_time(plan, seen, domain.run)
+}
+
+/// The clock of a guest whose vCPUs stand still stands still with them. That is written down before they may go on, and the
+/// clock set when they do, as soon as somebody in the guest listens.
+fn keep_time(mut plan: Plan, seen: &View, run: DomainRun) -> Plan {
+    let stands_still = matches!(run, DomainRun::Paused | DomainRun::PausedByIoError);
+    plan.clock = if stands_still { Some(Clock::StandsStill) } else { seen.history.clock.map(|_| Clock::Behind) };
+    if plan.clock == Some(Clock::Behind) && run == DomainRun::Running {
+        plan.again = plan.again.min(CLOCK_EVERY);
+        if seen.agent == Some(true) {
+            return plan.doing([Step::SetClock]);
+        }
+    }
     plan
 }
 
@@ -329,6 +351,9 @@ fn paused_by_io_error(seen: &View, now: Timestamp) -> Plan {
         "its host's storage is full or fails, so QEMU paused the guest: free space in the pool or mend the storage; \
          the guest then goes on by itself",
     );
+    if seen.history.clock.is_none() {
+        return plan.again(Duration::ZERO);
+    }
     let since = |time: Timestamp| Duration::try_from(now.duration_since(time)).unwrap_or_default();
     match seen.resumed.map(since).filter(|since| *since < RESUME_EVERY) {
         Some(since) => plan.again(RESUME_EVERY.saturating_sub(since)),

@@ -98,6 +98,8 @@ pub struct History {
     pub failure: Option<Failure>,
     /// Its domain vanished, and nothing is done about that before somebody halts it.
     pub vanished: bool,
+    /// What was last said of its guest's clock.
+    pub clock: Option<Clock>,
 }
 
 /// Starts that failed in a row.
@@ -126,6 +128,8 @@ pub enum Step {
     Start,
     /// Let it go on after an I/O error.
     Resume,
+    /// Set its guest's clock, which stood still.
+    SetClock,
     /// Ask the guest to shut down.
     Shutdown,
     /// Switch it off.
@@ -206,6 +210,17 @@ pub struct Plan {
     pub repairs: Vec<Step>,
     /// Why that failed.
     pub repair_failure: Option<String>,
+    /// What is to be said of the guest's clock, if anything is.
+    pub clock: Option<Clock>,
+}
+
+/// How the clock of a guest stands whose vCPUs stood still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// They still do, and it with them.
+    StandsStill,
+    /// It is behind until it is set.
+    Behind,
 }
 
 impl Plan {
@@ -221,6 +236,7 @@ impl Plan {
             drifts: Vec::new(),
             repairs: Vec::new(),
             repair_failure: None,
+            clock: None,
         }
     }
 

@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::ResourceExt;
 
 use super::recipe::Recipe;
-use super::situation::{Drift, Placement, Plan, Standing, View};
+use super::situation::{Clock, Drift, Placement, Plan, Standing, View};
 use crate::api::conditions::{self, READY, State};
 use crate::api::{DriftPolicy, FINALIZER, Phase, PhaseTransition, StartFailure, VirtualMachine, VirtualMachineStatus};
 use crate::controllers::placement::standing::REMOVED;
@@ -20,11 +20,23 @@ use crate::libvirt::{DomainRun, SEED_DEVICE, SurveyedDomain};
 pub const SHARE: Share = Share {
     manager: "cascina-machine",
     fields: &["observedGeneration", "phase", "phaseTransitions", "disksOn", "bootSeconds", "startFailure"],
-    conditions: &[READY, "Provisioned", "AgentConnected", "InSync", "RestartRequired", SSH_KEYS_VALID, "Deleting"],
+    conditions: &[
+        READY,
+        "Provisioned",
+        "AgentConnected",
+        "InSync",
+        "RestartRequired",
+        CLOCK_SET,
+        SSH_KEYS_VALID,
+        "Deleting",
+    ],
 };
 
 /// Condition of a machine that is on its host as it was made.
 pub const IN_SYNC: &str = "InSync";
+
+/// Condition of a machine whose guest's vCPUs stood still, as long as its clock isn't set.
+pub const CLOCK_SET: &str = "ClockSet";
 
 /// How many phases the status remembers.
 const REMEMBERED: usize = 16;
@@ -47,6 +59,7 @@ pub fn status(
     states.extend(agent(seen));
     states.extend(in_sync(seen, plan, policy));
     states.extend(restart_required(seen));
+    states.extend(plan.clock.map(clock_set));
     states.extend(seen.recipe.as_ref().ok().and_then(|recipe| ssh_keys_valid(&recipe.bad_keys)));
     if machine.metadata.deletion_timestamp.is_some() {
         states.push(State::yes("Deleting", standing.reason.clone(), standing.message.clone()));
@@ -137,6 +150,19 @@ fn disks_on(seen: &View) -> Option<String> {
     let domain = seen.domain.present()?;
     let runs = domain.tag.is_some() && !matches!(domain.run, DomainRun::Off(_));
     seen.disks_home.clone().filter(|_| runs)
+}
+
+fn clock_set(clock: Clock) -> State {
+    match clock {
+        Clock::StandsStill => {
+            State::no(CLOCK_SET, "StandsStill", "the guest's clock stands still with it, and is set when it goes on")
+        }
+        Clock::Behind => State::no(
+            CLOCK_SET,
+            "Behind",
+            "the guest stood still, or may have, and its clock with it; it is set as soon as its agent does that",
+        ),
+    }
 }
 
 fn restart_required(seen: &View) -> Option<State> {

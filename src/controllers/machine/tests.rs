@@ -342,6 +342,9 @@ fn a_guest_that_answers_is_ready_and_one_that_boots_is_not() {
 #[test]
 fn a_guest_that_an_io_error_paused_is_resumed_now_and_then() {
     let mut given = machine().domain(DomainRun::PausedByIoError, 2).started(NOW - 100);
+    given.plans(&[]);
+    assert_eq!(given.plan().clock, Some(Clock::StandsStill), "which is written down before it may go on");
+    given.seen.history.clock = Some(Clock::Behind);
     given.plans(&[Step::Resume]);
     given.stands(Phase::Running, "PausedByIOError");
     given.seen.resumed = Some(at(NOW - 4));
@@ -353,6 +356,30 @@ fn a_guest_that_an_io_error_paused_is_resumed_now_and_then() {
     given.clone().domain(DomainRun::PausedByIoError, 1).plans(&[Step::Destroy]);
     assert_eq!(given.clone().deleted().plan().steps.first(), Some(&Step::Destroy));
     given.domain(DomainRun::Paused, 2).plans(&[]);
+}
+
+#[test]
+fn a_guest_that_stood_still_gets_its_clock_set_when_it_goes_on_and_its_agent_answers() {
+    let mut given = machine().domain(DomainRun::Paused, 2).started(NOW - 100).agent(false);
+    assert_eq!((given.plan().steps, given.plan().clock), (vec![], Some(Clock::StandsStill)));
+    given.seen.history.clock = Some(Clock::Behind);
+    let goes_on = given.domain(DomainRun::Running, 2);
+    assert_eq!((goes_on.plan().steps, goes_on.plan().clock), (vec![], Some(Clock::Behind)));
+    assert!(goes_on.plan().again <= Duration::from_secs(10));
+    let mut answers = goes_on.agent(true);
+    answers.plans(&[Step::SetClock]);
+    assert!(answers.plan().standing.ready);
+    answers.seen.history.clock = None;
+    assert_eq!((answers.plan().steps, answers.plan().clock), (vec![], None));
+    let mut unknown = answers.clone();
+    unknown.seen.history.clock = Some(Clock::Behind);
+    unknown.seen.domain = Observed::Unknown { why: "silent".into(), since: at(NOW) };
+    assert_eq!(unknown.plan().clock, Some(Clock::Behind), "what isn't known isn't forgotten");
+    let saved = machine().domain(DomainRun::Off(StopReason::Saved), 2).started(NOW - 5).was(Phase::Running).plan();
+    assert!(saved.steps.contains(&Step::Start), "as hosts do with their guests when they are shut down: {saved:?}");
+    assert_eq!(saved.clock, Some(Clock::Behind));
+    let started_anew = machine().domain(OFF, 2).failed(1, NOW);
+    assert_eq!(started_anew.plan().clock, None, "a start takes the time from the host");
 }
 
 #[test]

@@ -220,7 +220,7 @@ async fn tell(
         Some((_, files)) => Some(files),
         None => started.is_some_and(|started| age(started, now) < STARTED).then(Hashes::new),
     };
-    match (Guest { host: &*host.host, uuid: *uuid }).bring_to(documents, has).await {
+    match (Guest { host: &*host.host, uuid: *uuid }).bring_to(documents, has, || context.clock.now()).await {
         Ok(heard) => {
             memory.hear(machine, &heard, documents, context.clock.now());
             Ok(Some(heard))

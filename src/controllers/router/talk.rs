@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Deserialize;
 use tokio::time::Instant;
 use tracing::debug;
@@ -69,7 +70,26 @@ struct State {
     documents: Hashes,
     leads: Option<bool>,
     peers: BTreeMap<String, Peer>,
+    /// What its clock shows, in seconds since 1970; 0: it is of an older image, and doesn't say.
+    now: i64,
 }
+
+impl State {
+    /// Its peers, with times by the clock that shows `now`: a guest's own may stand anywhere.
+    fn peers_by(self, now: Timestamp) -> BTreeMap<String, Peer> {
+        let ahead = self.now.saturating_sub(now.as_second());
+        let is_right = self.now == 0 || ahead.unsigned_abs() <= CLOCKS_DIFFER;
+        let by_ours = |peer: Peer| match peer.handshake {
+            _ if is_right => peer,
+            0 => peer,
+            time => Peer { handshake: time.saturating_sub(ahead).max(1), ..peer },
+        };
+        self.peers.into_iter().map(|(key, peer)| (key, by_ours(peer))).collect()
+    }
+}
+
+/// Seconds that two clocks may differ because the answer took its time.
+const CLOCKS_DIFFER: u64 = 10;
 
 /// What became of a bundle.
 #[derive(Deserialize, Debug, Default)]
@@ -109,7 +129,12 @@ impl Guest<'_> {
     ///
     /// # Errors
     /// The host can't be asked. Whatever the guest says is part of what is heard.
-    pub async fn bring_to(&self, documents: &Documents, has: Option<Hashes>) -> Result<Heard, HostError> {
+    pub async fn bring_to(
+        &self,
+        documents: &Documents,
+        has: Option<Hashes>,
+        now: impl Fn() -> Timestamp,
+    ) -> Result<Heard, HostError> {
         if let Some(has) = has
             && let Sent::Heard(heard) = self.send(documents, &has).await?
         {
@@ -119,7 +144,7 @@ impl Guest<'_> {
         let Some(state) = read::<State>(&answer) else { return Ok(nonsense("state", &answer)) };
         let wanted = documents.hash();
         if state.hash == wanted.to_string() {
-            return Ok(Heard::InForce(Working { hash: wanted, leads: state.leads, peers: state.peers }));
+            return Ok(Heard::InForce(Working { hash: wanted, leads: state.leads, peers: state.peers_by(now()) }));
         }
         match self.send(documents, &state.documents).await? {
             Sent::Missing => match self.send(documents, &Hashes::new()).await? {
@@ -210,4 +235,26 @@ fn read<T: for<'de> Deserialize<'de>>(answer: &GuestOutput) -> Option<T> {
 fn nonsense(question: &str, answer: &GuestOutput) -> Heard {
     let said = String::from_utf8_lossy(&answer.errors);
     Heard::Refuses(printable(&format!("cascina-router {question}: {}", said.trim()), LONGEST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_of_a_guest_are_told_by_our_clock_whatever_its_own_shows() {
+        let told = |guests_now: i64, handshake| {
+            let peer = Peer { handshake, received: 1, sent: 2 };
+            let state =
+                State { now: guests_now, peers: BTreeMap::from([("key".to_owned(), peer)]), ..State::default() };
+            let peers = state.peers_by(Timestamp::from_second(10_000).unwrap());
+            assert_eq!((peers["key"].received, peers["key"].sent), (1, 2));
+            peers["key"].handshake
+        };
+        assert_eq!(told(9_998, 9_900), 9_900, "an answer takes its time");
+        assert_eq!(told(7_000, 6_900), 9_900, "it stood still for 3,000 s");
+        assert_eq!(told(0, 9_900), 9_900, "an older image doesn't say");
+        assert_eq!(told(7_000, 0), 0, "never is never");
+        assert!(told(i64::MAX, 1) > 0 && told(i64::MIN, 1) > 0, "a guest may say anything");
+    }
 }

@@ -1,4 +1,5 @@
 //! What guests are told, and what is noticed of them: keys, network, clocks, panics, hangs.
 
+mod clocks;
 mod ends;
 mod told;

@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // State is what is in force.
@@ -18,6 +19,8 @@ type State struct {
 	Leads *bool `json:"leads,omitempty"`
 	// Peers at the other ends of tunnels, by public key.
 	Peers map[string]Peer `json:"peers,omitempty"`
+	// Now is what the clock shows by which the rest is told, in seconds since 1970.
+	Now int64 `json:"now"`
 }
 
 // Counts is what was counted since the router, or what the counter stands for, came to be.
@@ -47,7 +50,8 @@ type Peer struct {
 // State tells what is in force.
 func (router Router) State() State {
 	hashes := router.inForce()
-	return State{Hash: hashes.overall(), Documents: hashes, Leads: router.leads(), Peers: router.System.Peers()}
+	peers := router.System.Peers()
+	return State{Hash: hashes.overall(), Documents: hashes, Leads: router.leads(), Peers: peers, Now: time.Now().Unix()}
 }
 
 func (router Router) leads() *bool {
