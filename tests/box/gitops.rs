@@ -111,7 +111,7 @@ async fn removed_in_any_order_the_examples_leave_nothing() {
 /// The health rules that the documentation has for Argo CD, a file `KIND.lua` each.
 fn argo_rules() -> tempfile::TempDir {
     let page = std::fs::read_to_string(crate::cluster::file("docs/gitops.md")).unwrap();
-    let block = page.split("```yaml\n").find(|block| block.contains("argocd-cm")).unwrap();
+    let block = page.split("```yaml\n").find(|block| block.starts_with("apiVersion: v1\nkind: ConfigMap")).unwrap();
     let map: Value = serde_yaml::from_str(block.split("```").next().unwrap()).unwrap();
     let rules = tempfile::tempdir().unwrap();
     for (name, rule) in map["data"].as_object().unwrap() {
