@@ -4,7 +4,7 @@ use cascina::api::{Hypervisor, HypervisorPhase};
 use kube::ResourceExt;
 use serde_json::{Value, json};
 
-use crate::support::{HOSTS, SOON, Tenant, TheBox, condition, is_ready, reason, the_box};
+use crate::support::{HOSTS, SOON, Tenant, TheBox, condition, is_ready, reason, the_box, the_box_alone};
 
 /// The hypervisor of a host of the box, under another name, changed by `spec`.
 async fn second(tenant: &Tenant<'_>, host: &str, spec: Value) -> String {
@@ -83,7 +83,7 @@ async fn a_host_whose_certificate_is_wrong_is_not_used() {
 #[tokio::test]
 #[ignore = "needs a box"]
 async fn one_host_can_not_be_booked_twice() {
-    let the_box = the_box().await;
+    let the_box = the_box_alone().await;
     let tenant = the_box.tenant("twins").await;
     let same_text = second(&tenant, "worker-1", json!({})).await;
     let same_host = second(&tenant, "worker-2", json!({"uri": other_spelling(&the_box, "worker-2").await})).await;

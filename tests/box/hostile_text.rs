@@ -8,7 +8,8 @@ use crate::support::the_box;
 const NASTY: &str = "</title><devices><disk type='file'><source file='/etc/shadow'/></disk> \
                      ]]> &lt; &amp; <!-- '\" $(touch /tmp/pwned) `touch /tmp/pwned` ; touch /tmp/pwned | # {{ }} %s \\n ä€𝄞";
 
-const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMf4yasNahfZgWvTR16OyNcTgAnGVniOfmL98qbahjQs";
+/// A key that is one.
+pub const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMf4yasNahfZgWvTR16OyNcTgAnGVniOfmL98qbahjQs";
 
 #[tokio::test]
 #[ignore = "needs a box"]

@@ -37,7 +37,8 @@ async fn the_network_of_a_machine_whose_farm_is_gone_is_given_to_nobody_and_it_i
     let left = tenant.ready("farm-node-0").await;
     assert!(!is_cut_off(&tenant, &left));
 
-    writes(&tenant, "virtualmachine", "farm-node-0", json!({"ownerReferences": null}));
+    // Without its labels it isn't taken back as one that lost its owner.
+    writes(&tenant, "virtualmachine", "farm-node-0", json!({"ownerReferences": null, "labels": null}));
     // The garbage collector deletes for him what he may not.
     let nobody = json!([{
         "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualFarm", "name": "nobody", "uid": uuid::Uuid::new_v4(),

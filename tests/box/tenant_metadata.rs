@@ -154,7 +154,7 @@ async fn the_machine_of_a_router_is_no_machine_that_a_tenant_sizes() {
     let machines = ours(&anna(&tenant), "VirtualMachine", &tenant.namespace);
     for spec in [
         json!({"flavour": "m1.large"}),
-        json!({"sshKeys": ["ssh-ed25519 AAAA x"]}),
+        json!({"sshKeys": [crate::hostile_text::KEY]}),
         json!({"userData": {"inline": "a"}}),
     ] {
         let patch = json!({"spec": spec});
