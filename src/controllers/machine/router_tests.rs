@@ -12,7 +12,7 @@ use crate::api::{
 };
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{farm, host, machine, running_on};
-use crate::libvirt::{DomainForm, DomainRun, Forms, RuleSet, SurveyedDomain};
+use crate::libvirt::RuleSet;
 use crate::network::{Hold, RouterSeat};
 
 const UID: &str = "00000000-0000-0000-0000-0000000000aa";
@@ -99,17 +99,7 @@ fn machines_of_a_farm_with_a_router_are_told_of_it() {
 
 /// A router that runs as `before` was made, and is to be as `after`.
 fn moving(before: &Recipe, after: Recipe) -> Plan {
-    let form = Some(DomainForm::of(&before.domain));
-    let domain = SurveyedDomain {
-        name: crate::libvirt::domain_name(before.domain.uuid),
-        run: DomainRun::Running,
-        tag: Some(before.domain.tag.clone()),
-        canary: None,
-        copied_tag: None,
-        memory: before.domain.memory,
-        cpus: before.domain.cpus,
-        forms: Some(std::sync::Arc::new(Forms { running: form.clone(), defined: form })),
-    };
+    let domain = super::tests::running_as(before);
     let (want, seen): (Want, View) = super::tests::a_machine_that_runs();
     let nics = after.domain.nics.clone();
     let seen = View { domain: Observed::Present(domain), nics, recipe: Ok(after), ..seen };

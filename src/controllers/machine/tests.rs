@@ -18,7 +18,7 @@ use crate::controllers::observed::Observed;
 use crate::guest;
 use crate::libvirt::{
     ConsoleLog, DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Firmware, Forms, Kernel, Nic, NicForm,
-    OwnershipTag, RuleSet, StopReason, SurveyedDomain, VolumeSpec,
+    OwnershipTag, RuleSet, StopReason, SurveyedDomain, VolumeSpec, domain_name,
 };
 use crate::network::{Hold, MacAddress};
 
@@ -86,6 +86,21 @@ fn forms(run: DomainRun) -> Arc<Forms> {
 pub fn a_machine_that_runs() -> (Want, View) {
     let Given { want, seen } = running();
     (want, seen)
+}
+
+/// The domain of a machine that runs as it was made, for tests of others.
+pub fn running_as(made: &Recipe) -> SurveyedDomain {
+    let form = Some(DomainForm::of(&made.domain));
+    SurveyedDomain {
+        name: domain_name(made.domain.uuid),
+        run: DomainRun::Running,
+        tag: Some(made.domain.tag.clone()),
+        canary: None,
+        copied_tag: None,
+        memory: made.domain.memory,
+        cpus: made.domain.cpus,
+        forms: Some(Arc::new(Forms { running: form.clone(), defined: form })),
+    }
 }
 
 fn data_disk() -> VolumeSpec {

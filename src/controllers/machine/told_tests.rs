@@ -1,7 +1,5 @@
 //! What a machine's guest is told, and by which form of seed a machine is measured that runs.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 
 use super::recipe::{Ingredients, Recipe, in_form, recipe};
@@ -13,7 +11,7 @@ use crate::api::{Phase, RouterTemplate, VirtualFarm, VirtualMachine, Watchdog};
 use crate::controllers::observed::Observed;
 use crate::controllers::placement::testing::{farm, host, machine, running_on};
 use crate::guest::{SeedForm, UserDataText};
-use crate::libvirt::{DomainForm, DomainRun, Forms, OwnershipTag, SurveyedDomain, domain_name};
+use crate::libvirt::OwnershipTag;
 
 const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
@@ -63,17 +61,7 @@ fn a_machine_that_was_told_the_same_in_the_first_form_needs_no_restart() {
 
 /// What is said of a machine that runs as `before` was made, and is to be as `after`.
 fn said_of_a_restart(machine: &VirtualMachine, before: &Recipe, after: Recipe) -> String {
-    let form = Some(DomainForm::of(&before.domain));
-    let domain = SurveyedDomain {
-        name: domain_name(before.domain.uuid),
-        run: DomainRun::Running,
-        tag: Some(before.domain.tag.clone()),
-        canary: None,
-        copied_tag: None,
-        memory: before.domain.memory,
-        cpus: before.domain.cpus,
-        forms: Some(Arc::new(Forms { running: form.clone(), defined: form })),
-    };
+    let domain = super::tests::running_as(before);
     let (want, seen) = super::tests::a_machine_that_runs();
     let seen = View { domain: Observed::Present(domain), recipe: Ok(after), ..seen };
     let plan = Plan::stay(Phase::Running, "AgentConnected", "");
