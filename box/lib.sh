@@ -125,6 +125,30 @@ kill_ns() {
     done
 }
 
+# --- processors: a box may have a share of its own -------------------------------------------------------------------
+# processor_group: where the kernel keeps it (control groups, version 1 or 2); fails where there is none to write to
+processor_group() {
+    local root
+    for root in /sys/fs/cgroup/cpu /sys/fs/cgroup; do
+        [[ -w $root/cgroup.procs ]] && { echo "$root/$PREFIX"; return; }
+    done
+    return 1
+}
+# share_processors SHARE: what the box's processes get of the processors when others want them too; a process alone has 1024
+share_processors() {
+    local group
+    group=$(processor_group) || return 0 # then nobody comes first
+    [[ $(dirname "$group") == */cpu ]] || echo +cpu >/sys/fs/cgroup/cgroup.subtree_control
+    mkdir -p "$group"
+    if [[ -e $group/cpu.shares ]]; then echo "$1" >"$group/cpu.shares"; else echo "$((($1 + 9) / 10))" >"$group/cpu.weight"; fi
+}
+# join_processors: this shell and what it starts count as the box's, if that has a share
+join_processors() {
+    local group
+    group=$(processor_group) && [[ -d $group ]] && echo "$BASHPID" >"$group/cgroup.procs"
+    return 0
+}
+
 # --- daemons: setsid, a log, and a pidfile that holds the start time too, so that a reused pid is never taken for ours ----
 started_at() {
     local stat
@@ -143,8 +167,8 @@ daemon() { # NAME COMMAND…: does nothing if it runs
     rm -f "$STATE/run/$name.pid"
     # It writes its pidfile itself before it becomes the command: killed at any moment, we leave no process that nobody knows.
     # shellcheck disable=SC2016
-    setsid bash -c 'read -r stat <"/proc/$$/stat" && read -ra field <<<"${stat##*) }" && echo "$$ ${field[19]}" >"$0" && exec "$@"' \
-        "$STATE/run/$name.pid" "$@" >>"$STATE/log/$name.log" 2>&1 </dev/null 8>&- 9>&- &
+    (join_processors; exec setsid bash -c 'read -r stat <"/proc/$$/stat" && read -ra field <<<"${stat##*) }" && echo "$$ ${field[19]}" >"$0" && exec "$@"' \
+        "$STATE/run/$name.pid" "$@") >>"$STATE/log/$name.log" 2>&1 </dev/null 8>&- 9>&- &
     while [[ ! -s $STATE/run/$name.pid ]]; do sleep 0.01; done
 }
 stop_daemons() { # all|but-hosts

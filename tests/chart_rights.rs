@@ -79,10 +79,10 @@ fn asked(log: &Path) -> (BTreeMap<Right, u64>, BTreeSet<String>) {
 #[ignore = "needs a box"]
 async fn rights_that_are_granted_are_used() {
     let cluster = cluster().await;
-    let log = Path::new(&std::env::var_os("CASCINA_BOX_DIR").unwrap()).join("log/audit.log");
-    assert!(log.exists(), "this box's API server writes no audit log: {}", log.display());
     let chart = file("charts/cascina");
     let granted = granted(&documents(&cluster.stdout("helm", &["template", "cascina", chart.to_str().unwrap()])));
+    let log = cluster.turn.state.join("log/audit.log");
+    assert!(log.exists(), "this box's API server writes no audit log: {}", log.display());
     let (used, forbidden) = asked(&log);
     assert!(!used.is_empty(), "the operator asked for nothing: was it running?");
     println!("{:<8} {:<60} {:>8}", "VERB", "RESOURCE", "REQUESTS");

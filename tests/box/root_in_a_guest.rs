@@ -43,7 +43,7 @@ impl Guest {
         let cards = the_box.virsh(&host, &["domiflist", &machine.uid().unwrap()]);
         let card = cards.lines().find(|card| card.contains("br-private")).expect("a card");
         let port = card.split_whitespace().next().unwrap().to_owned();
-        let ear = Ear::open(&namespace(&host), &port, None);
+        let ear = Ear::open(&the_box.network_of(&host), &port, None);
         Self { ear, port, host, uid: machine.uid().unwrap(), mac: MacAddress::of(address).octets(), address }
     }
 
@@ -63,13 +63,9 @@ impl Guest {
     }
 }
 
-fn namespace(host: &str) -> String {
-    format!("cascina{}-{host}", std::env::var("CASCINA_BOX_INDEX").unwrap())
-}
-
 /// Behind which port a host's bridge believes each address to be.
-fn places(host: &str) -> BTreeMap<String, String> {
-    let arguments = ["-n", &namespace(host), "fdb", "show", "br", "br-private"];
+fn places(the_box: &TheBox, host: &str) -> BTreeMap<String, String> {
+    let arguments = ["-n", &the_box.network_of(host), "fdb", "show", "br", "br-private"];
     let output = Command::new("bridge").args(arguments).output().unwrap();
     assert!(output.status.success(), "{output:?}");
     let table = String::from_utf8(output.stdout).unwrap();
@@ -133,7 +129,7 @@ async fn root_in_a_guest_reaches_nobody_and_takes_nobodys_place() {
     // The bridges know everybody; from here on the victims say nothing, so that a stolen place would stay stolen.
     a.runs(&the_box, &["ping", "-c", "2", "-W", "2", &b.address.to_string()]);
     let hosts: Vec<_> = theirs.iter().map(|guest| guest.host.clone()).collect();
-    let before: Vec<_> = hosts.iter().map(|host| places(host)).collect();
+    let before: Vec<_> = hosts.iter().map(|host| places(&the_box, host)).collect();
 
     println!("| attack | left the guest | arrived |\n|---|---|---|");
     let mut run = 0;
@@ -158,7 +154,7 @@ async fn root_in_a_guest_reaches_nobody_and_takes_nobodys_place() {
         }
     }
     for (host, before) in hosts.iter().zip(before) {
-        let now = places(host);
+        let now = places(&the_box, host);
         for victim in &theirs {
             let mac = frames::text(victim.mac);
             let expected = if *host == victim.host { victim.port.as_str() } else { "private" };

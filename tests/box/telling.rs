@@ -1,7 +1,6 @@
 //! What the operator tells: events to people, metrics to Prometheus, health to its keeper, logs to whoever reads them.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 
 use cascina::api::{Phase, VirtualMachine};
 use k8s_openapi::api::events::v1::Event;
@@ -165,7 +164,6 @@ async fn logs_are_json_on_request_and_name_their_objects() {
     let the_box = the_box_alone().await;
     let tenant = the_box.tenant("logs").await;
     tenant.given_farm("farm", json!({})).await;
-    let script = the_box.state.parent().unwrap().join("box/operator");
     let log = the_box.state.join("log/operator-1.log");
     let _text_again = Finally(|| {
         drop(the_box.try_script("operator", &["stop"]));
@@ -173,7 +171,10 @@ async fn logs_are_json_on_request_and_name_their_objects() {
     });
     the_box.script("operator", &["stop"]);
     let old = std::fs::metadata(&log).unwrap().len();
-    let started = Command::new(script)
+    let started = the_box
+        .cluster
+        .turn
+        .script("operator")
         .arg("start")
         .envs([("LOG_FORMAT", "json"), ("RUST_LOG", "info,cascina=debug")])
         .status()

@@ -4,7 +4,6 @@
 //! and polices it on its way.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 
 use cascina::network::MacAddress;
 use serde_json::Value;
@@ -111,8 +110,7 @@ fn in_cable(site: &Site, guest: &Guest) -> (Emulated, String) {
         ip(&format!("-n {namespace} link set br-{card} up"));
         (card.to_owned(), MacAddress::of(address))
     });
-    let state = PathBuf::from(std::env::var_os("CASCINA_BOX_DIR").expect("a box"));
-    let lent = Emulated::boot(&state, "appliance", &namespace, &cards);
+    let lent = Emulated::boot(&site.turn.state, "appliance", &namespace, &cards);
     let run = |line: &str| lent.run("ip", &line.split(' ').collect::<Vec<_>>(), b"");
     lent.run("modprobe", &["-a", "bridge", "sch_ingress", "cls_u32", "act_police"], b"");
     run("link add cable type bridge forward_delay 0 mcast_snooping 0");

@@ -1,7 +1,6 @@
 //! Two hosts of the box, from outside: their namespaces, bridges and libvirt.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::thread;
 use std::time::Duration;
 
@@ -12,7 +11,7 @@ use super::frames;
 use super::guests::{Guest, PLACES};
 use super::tables::Tables;
 use crate::namespaces::{ip, try_ip};
-use crate::turn::{Beside, Turn, box_directory, turn};
+use crate::turn::{Beside, Turn, turn};
 
 /// The farms' bridge on every host of the box, and on it the port towards the switch.
 pub const BRIDGE: &str = "br-private";
@@ -25,18 +24,15 @@ pub const HOSTS: [&str; 2] = ["worker-1", "worker-2"];
 pub struct Site {
     /// What the names of its namespaces start with.
     pub prefix: String,
-    box_directory: PathBuf,
-    _turn: Turn,
+    /// The box that it is in.
+    pub turn: Turn,
 }
 
 impl Site {
     /// The running box, for this test alone: attackers and victims are on its hosts' bridges, and seconds are asserted.
     pub fn find() -> Self {
-        let state = box_directory();
-        let (_gate, turn) = turn(&state, Beside::Nobody);
-        let index = std::env::var("CASCINA_BOX_INDEX").expect(".box/env says it");
-        let box_directory = state.parent().unwrap().join("box");
-        let site = Self { prefix: format!("cascina{index}"), box_directory, _turn: turn };
+        let (_gate, turn) = turn(Beside::Nobody);
+        let site = Self { prefix: format!("cascina{}", turn.index), turn };
         site.must("host", &[&["start"], &HOSTS[..]].concat());
         site
     }
@@ -46,11 +42,9 @@ impl Site {
         format!("{}-{host}", self.prefix)
     }
 
-    /// A script of `box/`; one that hangs is ended after two minutes.
+    /// A script of `box/`.
     pub fn script(&self, name: &str, arguments: &[&str]) -> Output {
-        let script = self.box_directory.join(name);
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "120"]).arg(script).args(arguments).output().unwrap()
+        self.turn.script(name).args(arguments).output().unwrap()
     }
 
     /// The same, and it must succeed.

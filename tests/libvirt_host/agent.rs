@@ -31,7 +31,7 @@ async fn a_guest_answers_by_its_agent_and_shuts_down() {
     (spec.root, spec.data, spec.seed) = (None, None, None);
     spec.memory = Bytes::mebi(384);
     host.ensure_filter(RuleSet::Machine).await.unwrap();
-    for (name, file) in names.iter().zip(emulated::files(&the_box.directory, "appliance")) {
+    for (name, file) in names.iter().zip(emulated::files(&the_box.turn.state, "appliance")) {
         host.upload_volume(name, DiskFormat::Raw, &file, &Progress::default()).await.unwrap();
     }
     host.define(&spec).await.unwrap();

@@ -25,7 +25,7 @@ async fn another_certificate_is_refused_at_once() {
 async fn a_closed_port_is_unreachable() {
     let the_box = the_box().await;
     let config = the_box.config("worker-1", "operator");
-    let uri = format!("qemu+tls://198.18.{}.99/system", the_box.index);
+    let uri = format!("qemu+tls://198.18.{}.99/system", the_box.turn.index);
     let host = LibvirtHost::new(HostConfig { uri, ..config }).unwrap();
     let refused = timed("an address where nobody is", host.survey()).await;
     assert!(refused.as_ref().is_err_and(HostError::is_silence), "{refused:?}");

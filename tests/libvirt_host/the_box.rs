@@ -9,38 +9,31 @@ use std::time::{Duration, Instant};
 use cascina::libvirt::{Credentials, HostConfig, LibvirtHost};
 use tempfile::TempDir;
 
-use crate::turn::{Beside, Turn, box_directory, turn};
+use crate::turn::{Beside, Turn, turn};
 
 pub struct TheBox {
-    /// Where its state is kept.
-    pub directory: PathBuf,
-    /// What its addresses follow from.
-    pub index: String,
+    /// Its state, name and index.
+    pub turn: Turn,
     /// Gone with it.
     pub runtime: TempDir,
-    _turn: Turn,
 }
 
 /// The running box, for this test alone: the tests share hosts, and some of them hang a host.
 pub async fn the_box() -> TheBox {
-    let directory = box_directory();
-    let environment = fs::read_to_string(directory.join("env")).unwrap();
-    let (_, index) = environment.split_once("CASCINA_BOX_INDEX='").unwrap();
-    let index = index.split('\'').next().unwrap().to_owned();
-    let (_gate, turn) = turn(&directory, Beside::Nobody);
-    TheBox { directory, index, runtime: tempfile::tempdir().unwrap(), _turn: turn }
+    let (_gate, turn) = turn(Beside::Nobody);
+    TheBox { turn, runtime: tempfile::tempdir().unwrap() }
 }
 
 impl TheBox {
     pub fn config(&self, name: &str, identity: &str) -> HostConfig {
         let last = BTreeMap::from([("worker-1", 11), ("worker-2", 12), ("service-1", 21), ("service-2", 22)])[name];
-        let pki = self.directory.join("pki").join(identity);
+        let pki = self.turn.state.join("pki").join(identity);
         let credentials = Credentials::Tls {
             ca: fs::read(pki.join("cacert.pem")).unwrap(),
             certificate: fs::read(pki.join("clientcert.pem")).unwrap(),
             key: fs::read(pki.join("clientkey.pem")).unwrap(),
         };
-        let uri = format!("qemu+tls://198.18.{}.{last}/system", self.index);
+        let uri = format!("qemu+tls://198.18.{}.{last}/system", self.turn.index);
         let mut config = HostConfig::new(name, uri, credentials, "cascina", self.runtime.path());
         config.shared = name.starts_with("service");
         config
@@ -57,18 +50,14 @@ impl TheBox {
     /// A script in `box/` of the repository that the box belongs to. It works on namespaces, so it runs in the network
     /// that the runner of the tests came from, where that is known (`CASCINA_BOX_OUTSIDE=/proc/PID/ns/net`).
     pub fn script(&self, name: &str, arguments: &[&str]) -> String {
-        let environment = fs::read_to_string(self.directory.join("env")).unwrap();
-        let (_, the_box) = environment.split_once("CASCINA_BOX='").unwrap();
-        let program = self.directory.parent().unwrap().join("box").join(name);
-        let mut command = match std::env::var("CASCINA_BOX_OUTSIDE") {
-            Ok(outside) => {
-                let mut command = Command::new("nsenter");
-                command.arg(format!("--net={outside}")).arg(program);
-                command
-            }
-            Err(_) => Command::new(program),
-        };
-        let output = command.args(arguments).env("BOX", the_box.split('\'').next().unwrap()).output().unwrap();
+        let mut command = self.turn.script(name);
+        if let Ok(outside) = std::env::var("CASCINA_BOX_OUTSIDE") {
+            let inner = command;
+            command = Command::new("nsenter");
+            command.arg(format!("--net={outside}")).arg(inner.get_program()).args(inner.get_args());
+            command.env("BOX", &self.turn.name);
+        }
+        let output = command.args(arguments).output().unwrap();
         assert!(output.status.success(), "box/{name} {arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }

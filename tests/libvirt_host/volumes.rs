@@ -42,7 +42,7 @@ async fn an_upload_arrives_whole_or_not_at_all() {
 /// Where the box keeps a host's volume.
 fn stored(the_box: &TheBox, host: &str, volume: &str) -> PathBuf {
     let pool = if host.starts_with("service") { "hosts/service-pool" } else { &format!("hosts/{host}/pool") };
-    the_box.directory.join(pool).join(volume)
+    the_box.turn.state.join(pool).join(volume)
 }
 
 #[tokio::test(flavor = "multi_thread")]

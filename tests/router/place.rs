@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU16;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
 use cascina::network::router::{Forward, PublicPort, PublicSide, Router, RouterMachine, Transport};
@@ -11,7 +11,7 @@ use cascina::network::{FarmNetwork, HostNumber, MacAddress, RouterSeat};
 
 use super::appliance::Appliance;
 use crate::namespaces::{add, ip, try_ip};
-use crate::turn::{Beside, Turn, box_directory, turn};
+use crate::turn::{Beside, Turn, turn};
 
 /// The farm's gateway, and its machines.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 7, 1);
@@ -40,10 +40,9 @@ pub const OTHER_PUBLIC: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 30);
 /// Namespaces, bridges and cables. They go with it.
 pub struct Place {
     prefix: String,
-    state: PathBuf,
     /// The router.
     pub router: Appliance,
-    _turn: Turn,
+    turn: Turn,
 }
 
 /// Who is there besides the routers' host, and with which address.
@@ -71,10 +70,8 @@ impl Place {
     }
 
     fn build_around(cards: [Ipv4Addr; 2]) -> Self {
-        let state = box_directory();
-        let (_gate, turn) = turn(&state, Beside::Nobody);
-        let index = std::env::var("CASCINA_BOX_INDEX").expect(".box/env says it");
-        let prefix = format!("cascina{index}-router");
+        let (_gate, turn) = turn(Beside::Nobody);
+        let prefix = format!("cascina{}-router", turn.index);
         forget(&prefix);
         for name in ENDS.iter().map(|(name, _)| *name).chain(["host"]) {
             add(&format!("{prefix}-{name}"));
@@ -97,18 +94,18 @@ impl Place {
         for behind in [NAME_SERVER, WEB_SERVER, MANAGEMENT] {
             ip(&format!("-n {prefix}-friend address add {behind}/32 dev lo"));
         }
-        let router = boot(&prefix, &state, cards);
-        Self { prefix, state, router, _turn: turn }
+        let router = boot(&prefix, &turn.state, cards);
+        Self { prefix, router, turn }
     }
 
     /// The router of the farm's two that sits there.
     pub fn boot_one_of_two(&self, seat: RouterSeat) -> Appliance {
-        boot(&self.prefix, &self.state, [farm().router_address(seat), PUBLIC])
+        boot(&self.prefix, &self.turn.state, [farm().router_address(seat), PUBLIC])
     }
 
     /// The router of the other farm.
     pub fn other_router(&self) -> Appliance {
-        boot(&self.prefix, &self.state, [OTHER_GATEWAY, OTHER_PUBLIC])
+        boot(&self.prefix, &self.turn.state, [OTHER_GATEWAY, OTHER_PUBLIC])
     }
 
     /// Takes the card of one of the farm's two routers off the farm's bridge.

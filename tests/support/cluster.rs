@@ -14,47 +14,46 @@ use kube::discovery::{ApiResource, Scope};
 use kube::{Api, Client, Config};
 use serde_json::{Value, json};
 
-use crate::turn::{Beside, Turn, box_directory, turn};
+use crate::turn::{Beside, Turn, turn};
 
 /// An API server with Cascina's kinds.
 pub struct Cluster {
     /// As its administrator.
     pub client: Client,
+    /// The box that it is in.
+    pub turn: Turn,
     config: Config,
     kubeconfig: PathBuf,
-    state: PathBuf,
-    _turn: Turn,
 }
 
 /// As long as it lives the box's operator is stopped.
-pub struct WithoutOperator(PathBuf);
+pub struct WithoutOperator<'a>(&'a Cluster);
 
-impl Drop for WithoutOperator {
+impl Drop for WithoutOperator<'_> {
     fn drop(&mut self) {
-        let _ = Command::new(&self.0).arg("start").status();
+        let _ = self.0.turn.script("operator").arg("start").status();
     }
 }
 
 /// The API server of the running box, beside other tests of tenants.
 pub async fn cluster() -> Cluster {
-    let (_gate, turn) = turn(&box_directory(), Beside::Others);
+    let (_gate, turn) = turn(Beside::Others);
     reach(turn).await
 }
 
 /// The same for this test alone.
 pub async fn cluster_alone() -> Cluster {
-    let (_gate, turn) = turn(&box_directory(), Beside::Nobody);
+    let (_gate, turn) = turn(Beside::Nobody);
     reach(turn).await
 }
 
 /// The API server, in this turn.
 pub async fn reach(turn: Turn) -> Cluster {
-    let state = box_directory();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let path = std::env::var_os("KUBECONFIG").map_or_else(|| state.join("kubeconfig"), PathBuf::from);
+    let path = turn.state.join("kubeconfig");
     let kubeconfig = Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.unwrap();
-    Cluster { client: Client::try_from(config.clone()).unwrap(), config, kubeconfig: path, state, _turn: turn }
+    Cluster { client: Client::try_from(config.clone()).unwrap(), turn, config, kubeconfig: path }
 }
 
 impl Cluster {
@@ -68,15 +67,14 @@ impl Cluster {
     }
 
     /// Stops the operator for a while, so that nobody but the test writes.
-    pub fn without_operator(&self) -> WithoutOperator {
-        let script = self.state.parent().unwrap().join("box/operator");
-        assert!(Command::new(&script).arg("stop").status().unwrap().success());
-        WithoutOperator(script)
+    pub fn without_operator(&self) -> WithoutOperator<'_> {
+        assert!(self.turn.script("operator").arg("stop").status().unwrap().success());
+        WithoutOperator(self)
     }
 
     /// Runs `kubectl` or `helm` on this API server: whether it succeeded, and all that it said.
     pub fn run(&self, program: &str, arguments: &[&str]) -> (bool, String) {
-        let output = Command::new(self.state.join("bin").join(program))
+        let output = Command::new(self.turn.state.join("bin").join(program))
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .output()
@@ -96,7 +94,7 @@ impl Cluster {
     /// Standard output alone of a command that must succeed.
     #[track_caller]
     pub fn stdout(&self, program: &str, arguments: &[&str]) -> String {
-        let output = Command::new(self.state.join("bin").join(program))
+        let output = Command::new(self.turn.state.join("bin").join(program))
             .args(arguments)
             .env("KUBECONFIG", &self.kubeconfig)
             .output()

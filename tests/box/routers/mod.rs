@@ -75,7 +75,7 @@ fn pings(the_box: &TheBox, from: &VirtualMachine, to: &str) -> bool {
 }
 
 async fn routed(the_box: &TheBox) -> Routed<'_> {
-    let outside = Outside::serves();
+    let outside = Outside::serves(the_box);
     let tenant = the_box.tenant("routed").await;
     let router = json!({"forwards": [
         {"port": 2222, "targetRef": {"name": "one"}, "targetPort": 7},
@@ -333,7 +333,7 @@ async fn the_example_works_as_it_stands() {
     let farms: Api<VirtualFarm> = Api::namespaced(client(), "farm-c");
     let farm = the_box.until(&farms, "farm-c", "Ready", BOOT, is_ready).await;
     let router = Api::<VRouter>::namespaced(client(), "farm-c").get("farm-c").await.unwrap();
-    let outside = Outside::serves();
+    let outside = Outside::serves(&the_box);
     for (name, address) in [
         ("farm-c-web-0", farm.status.unwrap().public_ip.unwrap()),
         ("farm-c-web-1", router.status.unwrap().elastic_ip.unwrap()),

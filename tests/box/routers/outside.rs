@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::namespaces::in_namespace;
+use crate::support::TheBox;
 
 /// Who doesn't answer within this time is not there.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -25,9 +26,9 @@ pub struct Outside {
 impl Outside {
     /// Serves until the test's process ends: at port 8080 who asks is told their own address, and at port 53 that [`NAME`] is
     /// here. Another test in the same process may have begun that already.
-    pub fn serves() -> Self {
-        let index: u8 = std::env::var("CASCINA_BOX_INDEX").unwrap().parse().unwrap();
-        let outside = Self { namespace: format!("cascina{index}-outside"), address: Ipv4Addr::new(198, 19, index, 1) };
+    pub fn serves(the_box: &TheBox) -> Self {
+        let index = the_box.cluster.turn.index.parse().unwrap();
+        let outside = Self { namespace: the_box.network_of("outside"), address: Ipv4Addr::new(198, 19, index, 1) };
         if let Ok(web) = outside.inside(|| TcpListener::bind("0.0.0.0:8080")) {
             thread::spawn(move || web.incoming().flatten().for_each(tell_address));
         }

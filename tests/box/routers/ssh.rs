@@ -46,7 +46,7 @@ async fn ssh_from_outside_reaches_a_machine_by_its_forward() {
     );
     the_box.script("agent", &[&host_of(&desk), &desk.uid().unwrap(), "sh", "-c", &told]);
 
-    let outside = format!("cascina{}-outside", std::env::var("CASCINA_BOX_INDEX").unwrap());
+    let outside = the_box.network_of("outside");
     let options = ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=30"];
     let mut ssh = Command::new("ip");
     ssh.args(["netns", "exec", &outside, "ssh", "-q", "-i", &key, "-p", "2222"]);

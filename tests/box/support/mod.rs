@@ -8,7 +8,7 @@ pub mod tenant;
 pub mod wait;
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::Duration;
 
 use cascina::api::{Flavour, Hypervisor, HypervisorPhase, Image, Maintenance};
@@ -17,7 +17,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, reach};
-use crate::turn::{Beside, box_directory, turn};
+use crate::turn::{Beside, turn};
 pub use tenant::Tenant;
 pub use wait::{condition, is_ready, reason};
 
@@ -53,9 +53,9 @@ pub async fn the_box_alone() -> TheBox {
 }
 
 async fn whole(beside: Beside) -> TheBox {
-    let state = box_directory();
-    let (_gate, turn) = turn(&state, beside);
-    let the_box = TheBox { cluster: reach(turn).await, state };
+    let (_gate, turn) = turn(beside);
+    let cluster = reach(turn).await;
+    let the_box = TheBox { state: cluster.turn.state.clone(), cluster };
     the_box.mend().await;
     the_box
 }
@@ -108,12 +108,9 @@ impl TheBox {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// A script of `box/`, and how it ended; one that hangs is ended after two minutes.
+    /// A script of `box/`, and how it ended.
     pub fn try_script(&self, name: &str, arguments: &[&str]) -> Output {
-        let script = self.state.parent().unwrap().join("box").join(name);
-        let mut command = Command::new("timeout");
-        command.args(["--kill-after=5", "120"]).arg(&script).args(arguments);
-        command.output().unwrap_or_else(|error| panic!("{}: {error}", script.display()))
+        self.cluster.turn.script(name).args(arguments).output().unwrap_or_else(|error| panic!("box/{name}: {error}"))
     }
 
     /// Objects of a kind, in all namespaces.
@@ -135,6 +132,11 @@ impl TheBox {
         let hosts: Api<Hypervisor> = self.all();
         let patch = json!({"spec": {"maintenance": maintenance}});
         hosts.patch(host, &PatchParams::default(), &Patch::Merge(patch)).await.unwrap();
+    }
+
+    /// A namespace of the box: a host's, or `outside`.
+    pub fn network_of(&self, name: &str) -> String {
+        format!("cascina{}-{name}", self.cluster.turn.index)
     }
 
     /// The last lines that an instance of the operator wrote.
