@@ -1,6 +1,7 @@
 //! What Prometheus is told.
 
 mod isolation;
+mod of_hosts;
 mod routers;
 
 use std::time::Duration;
@@ -14,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use self::isolation::IsolationMetrics;
+use self::of_hosts::OfHosts;
 use self::routers::RouterMetrics;
 pub use self::routers::{Counted, CountedPeer, RouterMachines};
 use crate::api::Phase;
@@ -24,8 +26,8 @@ pub struct Metrics {
     registry: Registry,
     machines: Family<PhaseLabels, Gauge>,
     transitions: Family<PhaseLabels, Histogram>,
-    calls: Family<CallLabels, Histogram>,
-    call_errors: Family<CallErrorLabels, Counter>,
+    calls: OfHosts<CallLabels, Histogram>,
+    call_errors: OfHosts<CallErrorLabels, Counter>,
     reconciles: Family<KindLabels, Histogram>,
     reconcile_errors: Family<ReconcileErrorLabels, Counter>,
     writes: Family<WriteLabels, Counter>,
@@ -114,8 +116,8 @@ impl Default for Metrics {
             registry: Registry::with_prefix("cascina"),
             machines: Family::default(),
             transitions: Family::new_with_constructor(seconds),
-            calls: Family::new_with_constructor(seconds),
-            call_errors: Family::default(),
+            calls: Family::new_with_constructor(seconds as fn() -> Histogram).into(),
+            call_errors: OfHosts::default(),
             reconciles: Family::new_with_constructor(seconds),
             reconcile_errors: Family::default(),
             writes: Family::default(),
@@ -152,9 +154,9 @@ impl Metrics {
             "libvirt_call_duration",
             "Time of calls to hosts",
             Unit::Seconds,
-            self.calls.clone(),
+            self.calls.family.clone(),
         );
-        registry.register("libvirt_call_errors", "Calls to hosts that failed", self.call_errors.clone());
+        registry.register("libvirt_call_errors", "Calls to hosts that failed", self.call_errors.family.clone());
         registry.register_with_unit("reconcile_duration", "Time of reconciles", Unit::Seconds, self.reconciles.clone());
         registry.register("reconcile_errors", "Reconciles that failed", self.reconcile_errors.clone());
         registry.register("kubernetes_writes", "Writes to the API server", self.writes.clone());
@@ -242,11 +244,16 @@ impl Metrics {
 
     /// A host is gone from the API.
     pub fn forget_host(&self, host: &str) {
+        self.calls.forget(host);
+        self.call_errors.forget(host);
+        self.isolation.forget(host);
         self.tombstones.remove(&HostLabels { host: host.to_owned() });
         let labels = HypervisorLabels { hypervisor: host.to_owned() };
         self.orphaned_domains.remove(&labels);
         self.orphaned_storage.remove(&labels);
-        self.vanish_guard_active.remove(&GuardLabels { source: host.to_owned() });
+        let source = GuardLabels { source: host.to_owned() };
+        self.vanish_guard_active.remove(&source);
+        self.vanish_guard.remove(&source);
         for which in ["client", "authority", "host"] {
             self.certificate_expiry.remove(&CertificateLabels { hypervisor: host.to_owned(), which });
         }
@@ -297,10 +304,10 @@ impl Metrics {
 
 impl CallObserver for Metrics {
     fn observe(&self, host: &str, operation: &'static str, seconds: f64, outcome: &'static str) {
-        self.calls.get_or_create(&CallLabels { host: host.to_owned(), operation }).observe(seconds);
+        self.calls.of(host, &CallLabels { host: host.to_owned(), operation }).observe(seconds);
         if outcome != "ok" {
             let labels = CallErrorLabels { host: host.to_owned(), operation, reason: outcome };
-            self.call_errors.get_or_create(&labels).inc();
+            self.call_errors.of(host, &labels).inc();
         }
     }
 }
@@ -336,5 +343,34 @@ mod tests {
             );
             prop_assert!(page.contains(&line), "{}", page);
         }
+    }
+
+    /// A host that is gone from the API is gone from the page, whatever was counted of it; others stay.
+    #[test]
+    fn nothing_is_told_of_a_host_that_is_gone() {
+        let metrics = Metrics::default();
+        for host in ["gone", "stays"] {
+            metrics.observe(host, "survey", 1.0, "HostUnreachable");
+            metrics.set_tombstones(host, 1);
+            metrics.set_orphans(host, 1, 1);
+            metrics.set_doubted(host, true);
+            metrics.set_certificate_expiry(host, "host", 0);
+            metrics.isolation.verified(host, true);
+            metrics.isolation.held(host, jiff::Timestamp::UNIX_EPOCH);
+            metrics.isolation.leaked(host, ["mac-spoof"]);
+            metrics.isolation.inconclusive(host);
+            metrics.isolation.repaired(host);
+        }
+        let families = |page: &str, host: &str| {
+            let lines = page.lines().filter(|line| line.contains(&format!("=\"{host}\"")));
+            lines
+                .filter_map(|line| line.split('{').next().map(str::to_owned))
+                .collect::<std::collections::BTreeSet<_>>()
+        };
+        let before = metrics.encode().unwrap();
+        metrics.forget_host("gone");
+        let after = metrics.encode().unwrap();
+        assert_eq!(families(&after, "gone"), Default::default());
+        assert_eq!(families(&after, "stays"), families(&before, "gone"));
     }
 }

@@ -7,14 +7,16 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::of_hosts::OfHosts;
+
 /// What tests of isolation came to.
 #[derive(Default)]
 pub struct IsolationMetrics {
     verified: Family<HostLabels, Gauge>,
     last_held: Family<HostLabels, Gauge>,
-    runs: Family<RunLabels, Counter>,
-    leaks: Family<LeakLabels, Counter>,
-    repairs: Family<HostLabels, Counter>,
+    runs: OfHosts<RunLabels, Counter>,
+    leaks: OfHosts<LeakLabels, Counter>,
+    repairs: OfHosts<HostLabels, Counter>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -44,9 +46,9 @@ impl IsolationMetrics {
             Unit::Seconds,
             self.last_held.clone(),
         );
-        registry.register("runs", "Tests of isolation by result", self.runs.clone());
-        registry.register("leaks", "Tests in which an attack succeeded", self.leaks.clone());
-        registry.register("repairs", "How often filters were put back in place", self.repairs.clone());
+        registry.register("runs", "Tests of isolation by result", self.runs.family.clone());
+        registry.register("leaks", "Tests in which an attack succeeded", self.leaks.family.clone());
+        registry.register("repairs", "How often filters were put back in place", self.repairs.family.clone());
     }
 
     /// Whether a host is verified now.
@@ -64,7 +66,7 @@ impl IsolationMetrics {
     pub fn leaked(&self, host: &str, attacks: impl IntoIterator<Item = &'static str>) {
         self.run(host, "leaked");
         for attack in attacks {
-            self.leaks.get_or_create(&LeakLabels { host: host.to_owned(), attack }).inc();
+            self.leaks.of(host, &LeakLabels { host: host.to_owned(), attack }).inc();
         }
     }
 
@@ -75,17 +77,20 @@ impl IsolationMetrics {
 
     /// Filters were put back in place.
     pub fn repaired(&self, host: &str) {
-        self.repairs.get_or_create(&of(host)).inc();
+        self.repairs.of(host, &of(host)).inc();
     }
 
-    /// The host isn't tested any more.
+    /// The host is gone from the API.
     pub fn forget(&self, host: &str) {
+        self.runs.forget(host);
+        self.leaks.forget(host);
+        self.repairs.forget(host);
         self.verified.remove(&of(host));
         self.last_held.remove(&of(host));
     }
 
     fn run(&self, host: &str, result: &'static str) {
-        self.runs.get_or_create(&RunLabels { host: host.to_owned(), result }).inc();
+        self.runs.of(host, &RunLabels { host: host.to_owned(), result }).inc();
     }
 }
 
