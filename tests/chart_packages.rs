@@ -193,6 +193,16 @@ async fn whatever_text_a_value_is_it_stays_that_text() {
     }
 }
 
+/// Series of routers name their farm's namespace, which Prometheus would otherwise replace by the operator's.
+#[tokio::test]
+#[ignore = "needs a box"]
+async fn labels_of_metrics_stay_as_they_are_told() {
+    let cluster = cluster().await;
+    let values = json!({"metrics": {"serviceMonitor": {"enabled": true}}});
+    let rendered = rendered(&cluster, &file("charts/cascina"), &values);
+    assert_eq!(the("ServiceMonitor", &rendered)["spec"]["endpoints"][0]["honorLabels"], true);
+}
+
 #[tokio::test]
 #[ignore = "needs a box"]
 async fn only_the_pages_are_reached_and_egress_is_the_sites_to_say() {
