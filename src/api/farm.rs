@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::names::{LABEL, OBJECT_NAME, SUBJECT_NAME};
 use super::router::IPV4;
 use super::zone_names::{zone, zone_name};
-use super::{Bytes, ElasticIp, HypervisorClass, Readiness, RouterTemplate, RunStrategy, UserData};
+use super::{Bytes, ElasticIp, HypervisorClass, Readiness, RouterTemplate, RunStrategy, UserData, Watchdog};
 
 /// An isolated network with its quota, its people and its groups of machines.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -199,6 +199,9 @@ pub struct MachineGroup {
     /// What makes a machine Ready.
     #[serde(default)]
     pub readiness: Readiness,
+    /// What happens when a guest hangs.
+    #[serde(default)]
+    pub watchdog: Watchdog,
     /// Handed to every machine as NoCloud user-data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_data: Option<UserData>,
@@ -303,7 +306,7 @@ pub struct VirtualFarmStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 253))]
     pub plan: Vec<PlannedMachine>,
-    /// `Ready`, `NetworkReady`, `RouterReady`, `QuotaExceeded`, `HeldBack`, `Deleting`.
+    /// `Ready`, `NetworkReady`, `RouterReady`, `QuotaExceeded`, `HeldBack`, `SshKeysValid`, `Paused`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -368,7 +368,7 @@ pub struct VirtualMachineStatus {
     /// Starts that failed in a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_failure: Option<StartFailure>,
-    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `InSync`, `RestartRequired`, `LiveMigratable`, `Deleting`.
+    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `InSync`, `RestartRequired`, `ClockSet`, `SshKeysValid`, `Paused`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

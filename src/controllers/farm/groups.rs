@@ -210,7 +210,8 @@ fn adopted(machine: &VirtualMachine, farm: &VirtualFarm) -> VirtualMachine {
 }
 
 fn runs_so(machine: &VirtualMachine, group: &MachineGroup) -> bool {
-    machine.spec.run_strategy == group.run_strategy && machine.spec.readiness == group.readiness
+    let spec = &machine.spec;
+    spec.run_strategy == group.run_strategy && spec.readiness == group.readiness && spec.watchdog == group.watchdog
 }
 
 /// The machine as it should be, where that can be had without making it anew.
@@ -222,6 +223,7 @@ fn changed_in_place(machine: &VirtualMachine, group: &MachineGroup, template: &S
     let mut changed = machine.clone();
     changed.spec.run_strategy = group.run_strategy;
     changed.spec.readiness = group.readiness;
+    changed.spec.watchdog = group.watchdog;
     if change == Change::InPlace {
         changed.spec.flavour.clone_from(&group.flavour);
         changed.spec.user_data.clone_from(&group.user_data);
@@ -248,7 +250,7 @@ pub fn make(farm: &VirtualFarm, group: &MachineGroup, index: i32) -> VirtualMach
             priority: 0,
             eviction_strategy: Default::default(),
             readiness: group.readiness,
-            watchdog: Default::default(),
+            watchdog: group.watchdog,
         },
     );
     machine.metadata.namespace = farm.namespace();

@@ -16,7 +16,7 @@ use super::testing::*;
 use crate::api::conditions::{READY, State, find, stamp};
 use crate::api::{
     GroupUpdateStrategy, MachineGroup, Phase, Quota, ROUTER_LABEL, RouterTemplate, RunStrategy, VRouter, VRouterStatus,
-    VirtualFarm, VirtualFarmStatus, VirtualMachine,
+    VirtualFarm, VirtualFarmStatus, VirtualMachine, Watchdog,
 };
 use crate::controllers::placement::plan::Wait;
 use crate::controllers::placement::testing as site;
@@ -156,6 +156,9 @@ fn what_can_change_in_place_does() {
     let mut halted = group("workers", 1);
     halted.run_strategy = RunStrategy::Halted;
     given(with_group(farm(), halted)).with(running("workers", 0)).plans(["update farm-a-workers-0"]);
+    let mut watched = group("workers", 1);
+    watched.watchdog = Watchdog::PowerOff;
+    given(with_group(farm(), watched)).with(running("workers", 0)).plans(["update farm-a-workers-0"]);
     let mut edited = running("workers", 0);
     edited.spec.flavour = "m1.large".into();
     given(workers(1)).with(edited).plans(["update farm-a-workers-0"]);
