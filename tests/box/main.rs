@@ -25,6 +25,7 @@ mod drift;
 mod fairness;
 mod farms;
 mod faults;
+mod flux;
 mod gitops;
 mod guests;
 mod hostile_text;
