@@ -32,10 +32,10 @@ pub struct FlavourSpec {
     #[x_kube(validation = Rule::new("type(self) == int ? self > 0 : quantity(self).isGreaterThan(quantity('0'))").message("must be more than nothing"))]
     pub memory: Bytes,
     /// Size of the root disk, a copy-on-write overlay over the image. Machines whose image has no disk have none.
-    /// Absent: as large as the image says.
+    /// Absent: as large as the image says. Machines that have a disk keep it as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub root_disk: Option<Bytes>,
-    /// Size of an empty second disk; absent: none.
+    /// Size of an empty second disk; absent: none. Machines that were placed without one don't get it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_disk: Option<Bytes>,
     /// What the network card carries at most; absent: as much as the host can.

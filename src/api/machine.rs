@@ -50,7 +50,7 @@ pub struct VirtualMachineSpec {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     #[x_kube(validation = Rule::new("self == oldSelf").message("a machine can't move to another farm: delete it and make a new one"))]
     pub farm: String,
-    /// Name of the `Flavour`. A change takes effect at the next start; `RestartRequired` says so.
+    /// Name of the `Flavour`. A change takes effect at the next start; `RestartRequired` says so. Disks stay as they were made; `DisksKept` says so.
     #[schemars(length(min = 1, max = 253), regex(pattern = OBJECT_NAME))]
     pub flavour: String,
     /// Name of the `Image`.
@@ -212,7 +212,7 @@ pub struct PhaseTransition {
     pub time: jiff::Timestamp,
 }
 
-/// The flavour that a machine was started with.
+/// The flavour that a machine was started with, with the sizes of the disks that it has.
 #[derive(Serialize, Deserialize, JsonSchema, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PinnedFlavour {
@@ -368,7 +368,7 @@ pub struct VirtualMachineStatus {
     /// Starts that failed in a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub start_failure: Option<StartFailure>,
-    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `InSync`, `RestartRequired`, `ClockSet`, `SshKeysValid`, `Paused`, `Deleting`.
+    /// `Ready`, `Scheduled`, `Provisioned`, `AgentConnected`, `InSync`, `RestartRequired`, `DisksKept`, `ClockSet`, `SshKeysValid`, `Paused`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -9,7 +9,7 @@ use super::observe::View;
 use crate::api::{Bytes, Flavour, Image, VirtualMachine, VirtualMachineSpec};
 use crate::controllers::context::Context;
 use crate::controllers::placement::plan::{Amount, Budget, Wait};
-use crate::controllers::placement::standing::{held, holds_reservation, needs, pin_flavour, wishes_to_run};
+use crate::controllers::placement::standing::{has_disks, holds_reservation, needs, pin_flavour, wishes_to_run};
 use crate::network::FarmNetwork;
 
 /// What machines are made from, by name: only what the farm asks for.
@@ -69,9 +69,11 @@ impl<'a> Room<'a> {
         let left = if addresses.without.is_empty() { left } else { 0 };
         let mut budget = view.budget.clone();
         for machine in view.own_machines().iter().filter(|machine| is_still_to_run(machine)) {
-            let (asked, has) = (view.parts.needs(&machine.spec), held(machine));
+            let asked = view.parts.needs(&machine.spec);
             budget.instances += 1;
-            budget.used += Amount { storage: asked.storage.saturating_sub(has.storage), ..asked };
+            // One that has a host has its disks, whatever its flavour says now.
+            let storage = if has_disks(machine) { Bytes::ZERO } else { asked.storage };
+            budget.used += Amount { storage, ..asked };
         }
         Self { parts: &view.parts, network, addresses: left, budget, held_back: None }
     }

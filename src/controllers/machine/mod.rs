@@ -3,6 +3,7 @@
 
 mod act;
 mod drift;
+mod flavour;
 mod host;
 mod news;
 mod observe;

@@ -9,14 +9,14 @@ use kube::ResourceExt;
 use kube::core::NamespaceResourceScope;
 use serde::de::DeserializeOwned;
 
+use super::flavour::{kept_disks, outdated};
 use super::host::host_standing;
 use super::plan::UNDEFINED;
 use super::recipe::{self, Ingredients, Recipe, Refusal};
 use super::situation::{Clock, Failure, History, Placement, View};
 use super::status::CLOCK_SET;
 use crate::api::{
-    Bandwidth, Bytes, ImageHostState, KeyRef, ObjectName, Phase, PinnedFlavour, UserData, VirtualMachine,
-    VirtualMachineStatus, conditions,
+    ImageHostState, KeyRef, ObjectName, Phase, UserData, VirtualMachine, VirtualMachineStatus, conditions,
 };
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
@@ -63,6 +63,7 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
     }
     let hypervisor = context.caches.hypervisors.get("", status.hypervisor.as_deref().unwrap_or_default());
     let farm = context.caches.farms.get(&machine.namespace().unwrap_or_default(), &machine.spec.farm);
+    let flavour = context.caches.flavours.get("", &machine.spec.flavour);
     let disks_home = hypervisor.as_deref().map(recipe::disks_home);
     let running = domain.present().filter(|domain| !matches!(domain.run, DomainRun::Off(_)));
     let recipe = if deleted {
@@ -97,7 +98,8 @@ pub async fn observe(context: &Context, machine: &VirtualMachine) -> Result<Obse
         farm_gone: farm_gone(context, machine).await?,
         recipe,
         image_progress: image_progress(context, &status),
-        outdated: outdated(context, machine, &status),
+        outdated: flavour.as_deref().and_then(|flavour| outdated(flavour, &status)),
+        kept_disks: flavour.as_deref().and_then(|flavour| kept_disks(flavour, &status)),
         agent,
         resumed: host.as_ref().zip(uuid.as_ref().ok()).and_then(|(host, uuid)| host.last_resumed(*uuid)),
         history,
@@ -327,28 +329,4 @@ fn image_progress(context: &Context, status: &VirtualMachineStatus) -> Option<Re
     };
     let words = format!("image {}: {detail}", pinned.name);
     Some(if host.state == ImageHostState::Failed { Err(words) } else { Ok(words) })
-}
-
-/// What the spec asks for and only the next admission gives.
-fn outdated(context: &Context, machine: &VirtualMachine, status: &VirtualMachineStatus) -> Option<String> {
-    let pinned = status.flavour.as_ref()?;
-    let flavour = context.caches.flavours.get("", &machine.spec.flavour)?;
-    let now = PinnedFlavour {
-        name: flavour.name_any(),
-        cpus: flavour.spec.cpus,
-        memory: flavour.spec.memory,
-        root_disk: pinned.root_disk,
-        data_disk: pinned.data_disk,
-        bandwidth: flavour.spec.bandwidth,
-    };
-    (now != *pinned)
-        .then(|| format!("flavour {} instead of {}; halt it and start it again", in_words(&now), in_words(pinned)))
-}
-
-fn in_words(flavour: &PinnedFlavour) -> String {
-    let limit = |what: &str, rate: Option<Bytes>| rate.map(|rate| format!(", {what} {rate}/s")).unwrap_or_default();
-    let Bandwidth { outbound, inbound, burst } = flavour.bandwidth.unwrap_or_default();
-    let burst = burst.map(|burst| format!(", burst {burst}")).unwrap_or_default();
-    let limits = [limit("sends", outbound), limit("receives", inbound), burst].concat();
-    format!("{} ({} CPUs, {}{limits})", flavour.name, flavour.cpus, flavour.memory)
 }

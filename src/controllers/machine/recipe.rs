@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 use uuid::Uuid;
 
 use crate::api::{
-    Bytes, Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, Watchdog,
-    site::Site,
+    Hypervisor, PinnedFlavour, PinnedImage, VirtualFarm, VirtualMachine, VirtualMachineStatus, Watchdog, site::Site,
 };
 use crate::controllers::ledger::FARM_GONE;
+use crate::controllers::placement::standing::root_disk;
 use crate::guest::{self, BadSshKey, Guest, GuestError, GuestNic, Seed, SeedForm, SshKeys, UserDataText};
 use crate::libvirt::{
     ConsoleLog, DataDisk, DomainRole, DomainSpec, DomainUuid, Firmware, Kernel, Nic, OwnershipTag, RootDisk, VolumeSpec,
@@ -309,7 +309,7 @@ pub fn disks(
             name: volume.clone(),
             base: disk.volume.clone(),
             base_format: disk.format,
-            size: flavour.root_disk.unwrap_or(Bytes::ZERO).max(disk.virtual_size),
+            size: root_disk(flavour, disk),
         });
         RootDisk { volume, base: disk.volume.clone(), base_format: disk.format }
     });

@@ -75,6 +75,8 @@ pub struct View {
     pub image_progress: Option<Result<String, String>>,
     /// The spec asks for something that only the next admission can give.
     pub outdated: Option<String>,
+    /// What its flavour says of disks, and no admission gives.
+    pub kept_disks: Option<String>,
     /// Whether its agent answers, where it was asked.
     pub agent: Option<bool>,
     /// When it was last resumed after an I/O error, if that was lately.

@@ -26,6 +26,7 @@ pub const SHARE: Share = Share {
         "AgentConnected",
         "InSync",
         "RestartRequired",
+        DISKS_KEPT,
         CLOCK_SET,
         SSH_KEYS_VALID,
         "Deleting",
@@ -37,6 +38,9 @@ pub const IN_SYNC: &str = "InSync";
 
 /// Condition of a machine whose guest's vCPUs stood still, as long as its clock isn't set.
 pub const CLOCK_SET: &str = "ClockSet";
+
+/// Condition of a machine whose disks are others than its flavour says.
+const DISKS_KEPT: &str = "DisksKept";
 
 /// How many phases the status remembers.
 const REMEMBERED: usize = 16;
@@ -59,6 +63,7 @@ pub fn status(
     states.extend(agent(seen));
     states.extend(in_sync(seen, plan, policy));
     states.extend(restart_required(seen));
+    states.extend(seen.kept_disks.as_ref().map(|what| State::yes(DISKS_KEPT, "MadeBefore", what.clone())));
     states.extend(plan.clock.map(clock_set));
     states.extend(seen.recipe.as_ref().ok().and_then(|recipe| ssh_keys_valid(&recipe.bad_keys)));
     if machine.metadata.deletion_timestamp.is_some() {

@@ -140,6 +140,7 @@ fn machine() -> Given {
             recipe: Ok(recipe()),
             image_progress: None,
             outdated: None,
+            kept_disks: None,
             agent: None,
             resumed: None,
             history: History::default(),

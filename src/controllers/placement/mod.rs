@@ -14,6 +14,8 @@ mod act;
 mod budget;
 mod causes;
 pub mod decide;
+#[cfg(test)]
+mod disk_tests;
 mod hosts;
 #[cfg(test)]
 mod laws;

@@ -10,7 +10,7 @@ use kube::ResourceExt;
 
 use super::hosts::empty_offer;
 use super::plan::{Amount, Budget, HostOffer, Place, Request, Role, Wait};
-use super::standing::{held, holds_reservation, needs, pin_flavour};
+use super::standing::{held, holds_reservation, needs, pin_flavour, with_disks_of};
 use crate::api::conditions::{READY, find};
 use crate::api::{
     Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, PinnedFlavour, PinnedImage, Quota,
@@ -251,7 +251,7 @@ impl World {
             None => Role::Machine,
         };
         let place = self.place_of(machine);
-        let flavour = self.flavour_of(machine)?;
+        let flavour = self.flavour_of(machine, &place)?;
         let image = self.image_of(machine, &place)?;
         fits_image(&flavour, &image)?;
         let request = Request {
@@ -281,16 +281,19 @@ impl World {
         Place::Away { class, selector, pool, held: held(machine), counted: holds_reservation(machine) }
     }
 
-    /// The flavour of now; a machine that is only moved keeps its own.
-    fn flavour_of(&self, machine: &VirtualMachine) -> Result<PinnedFlavour, Wait> {
-        let pinned =
-            machine.status.as_ref().filter(|_| holds_reservation(machine)).and_then(|status| status.flavour.clone());
-        let flavour = || {
-            let name = &machine.spec.flavour;
-            let found = self.flavours.get(name).map(|flavour| pin_flavour(flavour));
-            found.ok_or_else(|| Wait::new("FlavourNotFound", format!("there is no Flavour {name}")))
-        };
-        pinned.map_or_else(flavour, Ok)
+    /// The flavour of now, with the disks that the machine has where it goes; one that is only moved keeps its own.
+    fn flavour_of(&self, machine: &VirtualMachine, place: &Place) -> Result<PinnedFlavour, Wait> {
+        let pinned = machine.status.as_ref().and_then(|status| status.flavour.as_ref());
+        if let Some(own) = pinned.filter(|_| holds_reservation(machine)) {
+            return Ok(own.clone());
+        }
+        let name = &machine.spec.flavour;
+        let found = self.flavours.get(name).map(|flavour| pin_flavour(flavour));
+        let flavour = found.ok_or_else(|| Wait::new("FlavourNotFound", format!("there is no Flavour {name}")))?;
+        Ok(match (place, pinned) {
+            (Place::Home { .. } | Place::Away { pool: Some(_), .. }, Some(made)) => with_disks_of(flavour, made),
+            (Place::Any { .. } | Place::Away { pool: None, .. }, _) | (_, None) => flavour,
+        })
     }
 
     /// The image that its disk was made from; for new disks the one of now, if that one can't be had any more.

@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use super::plan::Amount;
 use crate::api::conditions::{find, is_true};
 use crate::api::{
-    Bytes, Flavour, PAUSED_ANNOTATION, Phase, PinnedFlavour, PinnedImage, RunStrategy, VirtualMachine,
+    Bytes, Flavour, PAUSED_ANNOTATION, Phase, PinnedDisk, PinnedFlavour, PinnedImage, RunStrategy, VirtualMachine,
     VirtualMachineStatus, has_our_finalizer, is_annotated,
 };
 
@@ -118,6 +118,12 @@ const fn is_active(phase: Phase) -> bool {
     matches!(phase, Phase::Scheduled | Phase::Provisioning | Phase::Booting | Phase::Running)
 }
 
+/// Whether a machine has disks, or may have: they are made for the host that it has.
+#[must_use]
+pub fn has_disks(machine: &VirtualMachine) -> bool {
+    machine.status.as_ref().is_some_and(|status| status.hypervisor.is_some())
+}
+
 /// What a machine takes from its host and its farm's quota: CPUs and memory while it holds its reservation, disks as
 /// long as it has a host.
 #[must_use]
@@ -140,8 +146,20 @@ pub fn needs(flavour: &PinnedFlavour, image: Option<&PinnedImage>) -> Amount {
 #[must_use]
 pub fn storage(flavour: &PinnedFlavour, image: Option<&PinnedImage>) -> Bytes {
     let disk = image.and_then(|image| image.disk.as_ref());
-    let root = disk.map_or(Bytes::ZERO, |disk| flavour.root_disk.unwrap_or(disk.virtual_size));
-    root + flavour.data_disk.unwrap_or_default()
+    disk.map_or(Bytes::ZERO, |disk| root_disk(flavour, disk)) + flavour.data_disk.unwrap_or_default()
+}
+
+/// The size of a root disk over this image, as it is made and as it counts.
+#[must_use]
+pub fn root_disk(flavour: &PinnedFlavour, image: &PinnedDisk) -> Bytes {
+    flavour.root_disk.unwrap_or_default().max(image.virtual_size)
+}
+
+/// A flavour with the disks that a machine has already, which are made once and count as they are: volumes that exist
+/// neither grow nor shrink, and none is added or left out.
+#[must_use]
+pub fn with_disks_of(flavour: PinnedFlavour, made: &PinnedFlavour) -> PinnedFlavour {
+    PinnedFlavour { root_disk: made.root_disk, data_disk: made.data_disk, ..flavour }
 }
 
 /// A flavour as it is now.

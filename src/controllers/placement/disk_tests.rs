@@ -1,0 +1,132 @@
+//! Disks count as they are, wherever and however often somebody looks: by quota, by host, by pool.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::decide::decide;
+use super::observe::World;
+use super::testing::*;
+use crate::api::{Bytes, Flavour, Hypervisor, Phase, PhaseTransition, Quota, RunStrategy};
+
+fn gibi(size: u32) -> Bytes {
+    Bytes::gibi(size)
+}
+
+fn flavour_with(name: &str, root: u32, data: Option<u32>) -> Flavour {
+    let mut flavour = flavour(name, 1, "512Mi");
+    flavour.spec.root_disk = Some(gibi(root));
+    flavour.spec.data_disk = data.map(gibi);
+    flavour
+}
+
+/// A site whose image has a disk of 1Gi, with these flavours besides the small ones.
+fn site(hosts: Vec<Hypervisor>, names: &[&str], flavours: Vec<Flavour>) -> World {
+    let machines = (0..).zip(names).map(|(age, name)| machine(name, age)).collect();
+    let mut site = world(hosts, machines);
+    site.images.insert("appliance".into(), Arc::new(disk_image("appliance", "1Gi")));
+    site.flavours.extend(flavours.into_iter().map(|flavour| (flavour.name_any(), Arc::new(flavour))));
+    site
+}
+
+fn asks_for(site: &mut World, name: &str, flavour: &str, run: RunStrategy) {
+    let found = site.machines.iter_mut().find(|machine| machine.name_any() == name).unwrap();
+    let machine = Arc::make_mut(found);
+    machine.spec.flavour = flavour.into();
+    machine.spec.run_strategy = run;
+}
+
+/// Its controller says that it ran and is off.
+fn stops(site: &mut World, name: &str) {
+    let found = site.machines.iter_mut().find(|machine| machine.name_any() == name).unwrap();
+    let status = Arc::make_mut(found).status.as_mut().unwrap();
+    status.phase = Some(Phase::Stopped);
+    let steps = [(Phase::Running, 900), (Phase::Stopped, 901)];
+    status.phase_transitions =
+        steps.into_iter().map(|(phase, second)| PhaseTransition { phase, time: at(second) }).collect();
+}
+
+fn decided(site: World) -> (Vec<String>, World) {
+    let decided = decide(&site);
+    (words(&decided), after(site, &decided))
+}
+
+/// Halted, given another flavour, called back: what became of it.
+fn restarted_as(mut site: World, name: &str, flavour: &str) -> (Vec<String>, World) {
+    stops(&mut site, name);
+    asks_for(&mut site, name, flavour, RunStrategy::Halted);
+    let (rests, mut site) = decided(site);
+    assert_eq!(rests, [format!("{name} rests: Halted")]);
+    asks_for(&mut site, name, flavour, RunStrategy::Always);
+    decided(site)
+}
+
+/// What counts towards the farm's quota, and towards the first host.
+fn counted(site: &World) -> (Bytes, Bytes) {
+    (site.budgets()[0].used.storage, site.offers()[0].allocated.storage)
+}
+
+fn disks_of(site: &World, name: &str) -> (Option<Bytes>, Option<Bytes>) {
+    let machine = site.machines.iter().find(|machine| machine.name_any() == name).unwrap();
+    let flavour = machine.status.clone().unwrap().flavour.unwrap();
+    (flavour.root_disk, flavour.data_disk)
+}
+
+#[test]
+fn disks_count_as_they_were_made_whatever_flavour_a_machine_has_later() {
+    let flavours = vec![flavour_with("c1.large", 100, Some(50))];
+    let quota = Quota { storage: Some(gibi(200)), ..Quota::default() };
+    let mut site = with_quota(site(vec![host("one", 16, "32Gi", "900Gi")], &["a", "b"], flavours), quota);
+    asks_for(&mut site, "a", "c1.large", RunStrategy::Always);
+    asks_for(&mut site, "b", "c1.large", RunStrategy::Halted);
+    let (_, site) = decided(site);
+    assert_eq!(counted(&site), (gibi(150), gibi(150)));
+
+    let (again, mut site) = restarted_as(site, "a", "m1.tiny");
+    assert_eq!(again, ["a@one"]);
+    assert_eq!(site.machines[0].status.clone().unwrap().flavour.unwrap().name, "m1.tiny");
+    assert_eq!(counted(&site), (gibi(150), gibi(150)), "its volumes are as large as before");
+    asks_for(&mut site, "b", "c1.large", RunStrategy::Always);
+    let (waits, _) = decided(site);
+    assert!(waits[0].starts_with("b: QuotaExceeded: farm-a: storage 150Gi of 200Gi used"), "{waits:?}");
+}
+
+#[test]
+fn a_machine_gets_no_disk_after_its_first_placement_and_keeps_those_that_it_has() {
+    let flavours = || vec![flavour_with("c1.batch", 20, Some(50))];
+    let (_, plain) = decided(site(vec![host("one", 16, "32Gi", "60Gi")], &["a"], flavours()));
+    let (again, plain) = restarted_as(plain, "a", "c1.batch");
+    assert_eq!(again, ["a@one"], "it asks for no more room than it has");
+    assert_eq!(disks_of(&plain, "a"), (Some(gibi(3)), None), "a data disk that it never had isn't missed");
+
+    let mut batch = site(vec![host("one", 16, "32Gi", "90Gi")], &["a"], flavours());
+    asks_for(&mut batch, "a", "c1.batch", RunStrategy::Always);
+    let (_, batch) = decided(batch);
+    let (_, batch) = restarted_as(batch, "a", "m1.tiny");
+    assert_eq!(disks_of(&batch, "a"), (Some(gibi(20)), Some(gibi(50))), "what is on its data disk stays in sight");
+}
+
+#[test]
+fn a_root_disk_that_was_made_stays_large_enough_for_its_image() {
+    let flavours = vec![flavour_with("m1.small", 20, None), flavour_with("m1.flat", 1, None)];
+    let mut site = site(vec![host("one", 16, "32Gi", "90Gi")], &["a"], flavours);
+    site.images.insert("appliance".into(), Arc::new(disk_image("appliance", "10Gi")));
+    asks_for(&mut site, "a", "m1.small", RunStrategy::Always);
+    let (_, site) = decided(site);
+    assert_eq!(restarted_as(site, "a", "m1.flat").0, ["a@one"]);
+}
+
+#[test]
+fn new_disks_elsewhere_are_those_of_the_flavour_of_now() {
+    let mut site = site(vec![host("one", 16, "32Gi", "90Gi")], &["a"], vec![flavour_with("m1.small", 20, None)]);
+    asks_for(&mut site, "a", "m1.small", RunStrategy::Always);
+    let (_, mut site) = decided(site);
+    stops(&mut site, "a");
+    asks_for(&mut site, "a", "m1.tiny", RunStrategy::Halted);
+    let (_, mut site) = decided(site);
+    asks_for(&mut site, "a", "m1.tiny", RunStrategy::Always);
+    site.hypervisors.push(Arc::new(host("two", 16, "32Gi", "90Gi")));
+    let (moved, site) = decided(having_lost(site, "one", "a"));
+    assert_eq!(moved, ["a@two"]);
+    assert_eq!(disks_of(&site, "a"), (Some(gibi(3)), None));
+}
