@@ -145,7 +145,8 @@ pub struct HypervisorStorage {
     /// Name of an active libvirt storage pool.
     #[schemars(length(min = 1, max = 64), regex(pattern = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$"))]
     pub pool: String,
-    /// Hosts with the same name here see the same volumes; absent: the pool is the host's own.
+    /// Hosts with the same name here see the same volumes, and have one account of the space for them; absent: the pool is
+    /// the host's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub shared: Option<String>,
@@ -161,7 +162,7 @@ pub struct Capacity {
     /// Memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Bytes>,
-    /// Space for volumes.
+    /// Space for volumes; at a host that shares its pool, of all of the pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub storage: Option<Bytes>,
 }
@@ -334,10 +335,11 @@ pub struct HypervisorStatus {
     /// What is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<Resources>,
-    /// What may be promised: capacity less reserved and the canary's memory, times overcommit.
+    /// What may be promised: capacity less reserved and the canary's memory, times overcommit; of a shared pool what all of
+    /// its hosts admit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocatable: Option<Resources>,
-    /// What is promised to machines.
+    /// What is promised to machines; of a shared pool to those of all of its hosts.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub allocated: Option<Resources>,
     /// Allocated of allocatable CPUs, for people.

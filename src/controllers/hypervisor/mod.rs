@@ -11,6 +11,7 @@ mod orphans;
 mod outage;
 mod owners;
 mod plan;
+mod pool;
 mod status;
 mod sweep;
 #[cfg(test)]

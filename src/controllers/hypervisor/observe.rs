@@ -18,6 +18,7 @@ use super::loss::leaves;
 use super::orphans::Sweep;
 use super::owners::{absent, owners};
 use super::plan::{Placed, Refusal, View, expected_mark};
+use super::pool::PoolMates;
 use super::sweep::sweep;
 use crate::api::{Hypervisor, Image, MachineCopy, ObjectName, VirtualMachine};
 use crate::controllers::context::Context;
@@ -94,6 +95,7 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         placed,
         absent: absent(context, hypervisor),
         pool_is_shared: shares_its_pool(context, hypervisor),
+        pool_mates: PoolMates::of(context, hypervisor),
         most_are_silent: most_are_silent(context, hypervisor),
         owners,
         sweep,

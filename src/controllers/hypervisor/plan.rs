@@ -11,6 +11,7 @@ use super::copies::{Copy, Owners, Standing, copies, removals};
 use super::departed::{Residents, residents};
 use super::loss::{Leaves, Loss, Patience, loss, phase_of_fenced};
 use super::orphans::Sweep;
+use super::pool::PoolMates;
 use crate::api::conditions::whole_seconds;
 use crate::api::{
     Bytes, Capacity, Hypervisor, HypervisorPhase, MachineCopy, Maintenance, PoolMark, Resources, SWEEP_ANNOTATION,
@@ -71,6 +72,8 @@ pub struct View {
     pub absent: Vec<MachineCopy>,
     /// Another host has the same pool: what lies in it is in use.
     pub pool_is_shared: bool,
+    /// What the others that have its pool say of it.
+    pub pool_mates: PoolMates,
     /// Whose the domains on it are.
     pub owners: Owners,
     /// Most hosts of its class are silent: rather we than they are cut off.

@@ -54,7 +54,7 @@ const LISTED_IMAGES: usize = 256;
 pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str, now: Timestamp) -> HypervisorStatus {
     let before = hypervisor.status.clone().unwrap_or_default();
     let generation = hypervisor.metadata.generation;
-    let allocated = plan::allocated(&seen.placed);
+    let allocated = seen.pool_mates.with(plan::allocated(&seen.placed));
     let mut status = HypervisorStatus {
         observed_generation: generation,
         phase: plan.phase,
@@ -86,7 +86,8 @@ pub fn status(hypervisor: &Hypervisor, seen: &View, plan: &Plan, namespace: &str
         let contact = seen.seen.as_ref().and_then(|view| view.last_contact);
         status.last_contact = contact.map(whole_minute).map(Time);
     }
-    status.allocatable = status.capacity.map(|capacity| plan::allocatable(hypervisor, capacity, seen.kept_back));
+    let own = status.capacity.map(|capacity| plan::allocatable(hypervisor, capacity, seen.kept_back));
+    status.allocatable = own.map(|own| seen.pool_mates.admit(own));
     if let Some(allocatable) = status.allocatable {
         status.cpu_allocation = Some(format!("{}/{}", allocated.cpu, allocatable.cpu));
         status.memory_allocation =

@@ -12,6 +12,7 @@ use super::copies::{Owners, Standing, Whereabouts};
 use super::loss::{Fence, Leaves, MOST_OF_NAMESPACE, MOST_TOMBSTONES, Patience, leaves};
 use super::orphans::Sweep;
 use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, expected_mark, plan};
+use super::pool::PoolMates;
 use super::status::status;
 use crate::api::conditions::{State, find, stamp};
 use crate::api::{
@@ -97,6 +98,7 @@ fn view(seen: HostView) -> View {
         placed: Vec::new(),
         absent: Vec::new(),
         pool_is_shared: false,
+        pool_mates: PoolMates::default(),
         owners: Owners::default(),
         most_are_silent: false,
         sweep: Sweep::default(),

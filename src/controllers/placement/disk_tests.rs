@@ -7,7 +7,7 @@ use kube::ResourceExt;
 use super::decide::decide;
 use super::observe::World;
 use super::testing::*;
-use crate::api::{Bytes, Flavour, Hypervisor, Phase, PhaseTransition, Quota, RunStrategy};
+use crate::api::{Bytes, Flavour, Hypervisor, HypervisorClass, Phase, PhaseTransition, Quota, RunStrategy};
 
 fn gibi(size: u32) -> Bytes {
     Bytes::gibi(size)
@@ -129,4 +129,61 @@ fn new_disks_elsewhere_are_those_of_the_flavour_of_now() {
     let (moved, site) = decided(having_lost(site, "one", "a"));
     assert_eq!(moved, ["a@two"]);
     assert_eq!(disks_of(&site, "a"), (Some(gibi(3)), None));
+}
+
+/// A host of class Service that shares this pool.
+fn sharing(name: &str, pool: &str, storage: &str) -> Hypervisor {
+    let mut host = host(name, 16, "32Gi", storage);
+    host.spec.class = HypervisorClass::Service;
+    host.spec.storage.shared = Some(pool.into());
+    host
+}
+
+/// Machines for service hosts, each with a disk of 80Gi.
+fn large_on(hosts: Vec<Hypervisor>, names: &[&str]) -> World {
+    let mut site = site(hosts, names, vec![flavour_with("m1.disk", 80, None)]);
+    for name in names {
+        asks_for(&mut site, name, "m1.disk", RunStrategy::Always);
+    }
+    for machine in &mut site.machines {
+        Arc::make_mut(machine).spec.class = HypervisorClass::Service;
+    }
+    site
+}
+
+#[test]
+fn a_pool_that_hosts_share_is_promised_once() {
+    let hosts = || vec![sharing("one", "san-1", "100Gi"), sharing("two", "san-1", "100Gi")];
+    let (first, site) = decided(large_on(hosts(), &["a", "b"]));
+    let waits = "b: Unschedulable: 0/2 hypervisors: 2 lack 80Gi storage".to_owned();
+    assert_eq!(first, ["a@one".to_owned(), waits.clone()]);
+    assert_eq!(decided(site).0, [waits], "nor when the first is there");
+
+    let mut apart = hosts();
+    apart.push(sharing("three", "san-2", "100Gi"));
+    assert_eq!(decided(large_on(apart, &["a", "b"])).0, ["a@one", "b@three"], "another pool is another");
+}
+
+#[test]
+fn of_hosts_that_say_different_things_of_their_pool_the_smallest_counts() {
+    let hosts = vec![sharing("one", "san-1", "300Gi"), sharing("two", "san-1", "100Gi")];
+    let (first, site) = decided(large_on(hosts, &["a", "b"]));
+    assert_eq!(first, ["a@one", "b: Unschedulable: 0/2 hypervisors: 2 lack 80Gi storage"]);
+    let offers = site.offers();
+    assert!(offers.iter().all(|offer| offer.allocated.storage == gibi(80)));
+    assert!(offers.iter().all(|offer| offer.allocatable.storage == gibi(100)));
+
+    let mut silent = sharing("two", "san-1", "1Gi");
+    silent.status = None;
+    let hosts = vec![sharing("one", "san-1", "300Gi"), silent];
+    assert_eq!(decided(large_on(hosts, &["a", "b"])).0, ["a@one", "b@one"], "one that never answered says nothing");
+}
+
+#[test]
+fn disks_that_are_taken_along_need_no_room_in_their_pool() {
+    let hosts = vec![sharing("one", "san-1", "100Gi"), sharing("two", "san-1", "100Gi")];
+    let (_, site) = decided(large_on(hosts, &["a"]));
+    let (moved, site) = decided(having_lost(site, "one", "a"));
+    assert_eq!(moved, ["a@two"]);
+    assert!(site.offers().iter().all(|offer| offer.allocated.storage == gibi(80)));
 }

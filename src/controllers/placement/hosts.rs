@@ -6,7 +6,7 @@ use kube::ResourceExt;
 
 use super::plan::{Amount, HostOffer, Openness};
 use crate::api::conditions::{find, is_true};
-use crate::api::{Hypervisor, HypervisorPhase, Maintenance, PAUSED_ANNOTATION, Resources, is_annotated};
+use crate::api::{Bytes, Hypervisor, HypervisorPhase, Maintenance, PAUSED_ANNOTATION, Resources, is_annotated};
 use crate::controllers::isolation::admits_machines;
 
 /// Condition of a hypervisor that takes machines.
@@ -31,6 +31,35 @@ pub fn empty_offer(hypervisor: &Hypervisor) -> HostOffer {
         cached: status.cached_images.into_iter().collect::<BTreeSet<_>>(),
         groups: BTreeMap::new(),
         routed: BTreeSet::new(),
+    }
+}
+
+/// What may be promised of every pool that hosts share: where they say different things of it, the least. A host that was
+/// never looked at says nothing.
+pub fn sizes_of_pools<'a>(hypervisors: impl Iterator<Item = &'a Hypervisor>) -> BTreeMap<String, Bytes> {
+    let mut sizes = BTreeMap::new();
+    for hypervisor in hypervisors {
+        let allocatable = hypervisor.status.as_ref().and_then(|status| status.allocatable);
+        if let (Some(pool), Some(allocatable)) = (&hypervisor.spec.storage.shared, allocatable) {
+            let size = sizes.entry(pool.clone()).or_insert(allocatable.storage);
+            *size = (*size).min(allocatable.storage);
+        }
+    }
+    sizes
+}
+
+/// Hosts that share a pool have one account of it between them: each offers what is left when all of them have had theirs.
+pub fn share_pools(offers: &mut [HostOffer], sizes: &BTreeMap<String, Bytes>) {
+    let mut promised: BTreeMap<String, Bytes> = BTreeMap::new();
+    for offer in offers.iter() {
+        if let Some(pool) = &offer.pool {
+            *promised.entry(pool.clone()).or_default() += offer.allocated.storage;
+        }
+    }
+    for offer in offers {
+        let Some(pool) = &offer.pool else { continue };
+        offer.allocated.storage = promised.get(pool).copied().unwrap_or_default();
+        offer.allocatable.storage = sizes.get(pool).copied().unwrap_or_default();
     }
 }
 

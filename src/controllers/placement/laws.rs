@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::hosts::{empty_offer, share_pools, sizes_of_pools};
 use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request, Role, place};
-use super::testing::at;
+use super::testing::{at, host};
 use crate::api::{Bytes, HypervisorClass, Quota};
 
 fn farm(number: u8) -> (String, String) {
@@ -22,7 +23,10 @@ prop_compose! {
         farm_number in 0u8..3, group in proptest::option::of(0u8..2), priority in -1i32..2, age in 0i64..5,
         cpus in 1i64..4, memory in 1u32..8, storage in 0u32..4, home in proptest::option::weighted(0.2, 0usize..4),
         service in proptest::bool::weighted(0.2), role in proptest::option::weighted(0.2, any::<bool>()),
+        lost in proptest::option::weighted(0.1, proptest::option::of(0u8..2)),
     ) -> Request {
+        let class = if service { HypervisorClass::Service } else { HypervisorClass::Worker };
+        let selector = BTreeMap::new();
         Request {
             machine: (String::new(), String::new()),
             farm: farm(farm_number),
@@ -31,13 +35,29 @@ prop_compose! {
             created: at(age),
             needs: amount(cpus, memory, storage),
             revision: "image-1".into(),
-            place: match home {
-                Some(host) => Place::Home { host: format!("host-{host}"), storage: Bytes::mebi(1) },
-                None if service => Place::Any { class: HypervisorClass::Service, selector: BTreeMap::new() },
-                None => Place::Any { class: HypervisorClass::Worker, selector: BTreeMap::new() },
+            place: match (home, lost) {
+                (Some(host), _) => Place::Home { host: format!("host-{host}"), storage: Bytes::mebi(1) },
+                (None, Some(pool)) => {
+                    let (pool, held) = (pool.map(pool_name), amount(0, 0, 1));
+                    Place::Away { class, selector, pool, held, counted: false }
+                }
+                (None, None) => Place::Any { class, selector },
             },
             role: role.map_or(Role::Machine, |public| Role::Router { public }),
         }
+    }
+}
+
+fn pool_name(number: u8) -> String {
+    format!("pool-{number}")
+}
+
+/// The size of its disks that are in the account of the host already.
+fn disks_there(request: &Request) -> Bytes {
+    match &request.place {
+        Place::Home { storage, .. } => *storage,
+        Place::Away { pool: Some(_), held, .. } => held.storage,
+        Place::Any { .. } | Place::Away { pool: None, .. } => Bytes::ZERO,
     }
 }
 
@@ -61,9 +81,10 @@ prop_compose! {
     fn offer()(
         cpus in 0i64..10, memory in 0u32..20, storage in 0u32..12, used in (0i64..5, 0u32..10, 0u32..6),
         open in proptest::bool::weighted(0.8), public: bool, service in proptest::bool::weighted(0.3), cached: bool,
+        pool in proptest::option::weighted(0.5, 0u8..2),
     ) -> HostOffer {
         HostOffer {
-            pool: None,
+            pool: pool.map(pool_name),
             public,
             name: String::new(),
             class: if service { HypervisorClass::Service } else { HypervisorClass::Worker },
@@ -78,8 +99,19 @@ prop_compose! {
     }
 }
 
+/// Hosts, some of which share a pool: as large as they say together, and holding what any of them put there.
 fn offers() -> impl Strategy<Value = Vec<HostOffer>> {
-    vec(offer(), 0..5).prop_map(|list| named(list, |index, offer: &mut HostOffer| offer.name = format!("host-{index}")))
+    vec(offer(), 0..5).prop_map(|list| {
+        let mut hosts = named(list, |index, offer: &mut HostOffer| offer.name = format!("host-{index}"));
+        let mut sizes: BTreeMap<String, Bytes> = BTreeMap::new();
+        for host in &hosts {
+            if let Some(pool) = &host.pool {
+                *sizes.entry(pool.clone()).or_default() += host.allocatable.storage;
+            }
+        }
+        share_pools(&mut hosts, &sizes);
+        hosts
+    })
 }
 
 prop_compose! {
@@ -128,8 +160,7 @@ proptest! {
                 prop_assert!(host.public || !outside);
                 sum.cpus += request.needs.cpus;
                 sum.memory += request.needs.memory;
-                let there = if let Place::Home { storage, .. } = request.place { storage } else { Bytes::ZERO };
-                sum.storage += request.needs.storage.saturating_sub(there);
+                sum.storage += request.needs.storage.saturating_sub(disks_there(request));
                 let twin = |other: &Request| {
                     let alike = [request, other].map(|one| one.role != Role::Machine && !goes_home(one));
                     alike == [true, true] && other.farm == request.farm && other.machine != request.machine
@@ -140,6 +171,45 @@ proptest! {
             prop_assert!(sum.cpus <= host.allocatable.cpus);
             prop_assert!(sum.memory <= host.allocatable.memory);
             prop_assert!(sum.storage <= host.allocatable.storage);
+        }
+    }
+
+    /// However many hosts share a pool, it is promised once.
+    #[test]
+    fn no_pool_is_overbooked(requests in requests(), hosts in offers(), farms in budgets()) {
+        let decisions = place(&requests, &hosts, &farms);
+        for first in hosts.iter().filter(|host| host.pool.is_some()) {
+            let in_pool = |name: &str| hosts.iter().any(|host| host.name == name && host.pool == first.pool);
+            let added = placed(&decisions, &requests)
+                .filter(|(_, name)| in_pool(name))
+                .map(|(request, _)| request.needs.storage.saturating_sub(disks_there(request)));
+            let added: Bytes = added.sum();
+            prop_assert!(first.allocated.storage + added <= first.allocatable.storage);
+        }
+    }
+
+    /// What hosts have of a pool is counted for all of them, and the least that one says of its size is believed.
+    #[test]
+    fn hosts_of_a_pool_have_one_account(list in vec((0u32..100, 0u32..100, proptest::option::of(0u8..2)), 0..5)) {
+        let hypervisors: Vec<_> = list
+            .iter()
+            .map(|(storage, _, pool)| {
+                let mut host = host("host", 1, "1Gi", &format!("{storage}Gi"));
+                host.spec.storage.shared = pool.map(pool_name);
+                host
+            })
+            .collect();
+        let mut offers: Vec<_> = hypervisors.iter().map(empty_offer).collect();
+        for (offer, (_, used, _)) in offers.iter_mut().zip(&list) {
+            offer.allocated.storage = Bytes::gibi(*used);
+        }
+        share_pools(&mut offers, &sizes_of_pools(hypervisors.iter()));
+        for (offer, (storage, used, pool)) in offers.iter().zip(&list) {
+            let mates = || list.iter().filter(|(_, _, other)| pool.is_some() && other == pool);
+            let size = mates().map(|(storage, _, _)| *storage).min().unwrap_or(*storage);
+            let all: u32 = if pool.is_some() { mates().map(|(_, used, _)| *used).sum() } else { *used };
+            prop_assert_eq!(offer.allocatable.storage, Bytes::gibi(size));
+            prop_assert_eq!(offer.allocated.storage, Bytes::gibi(all));
         }
     }
 
@@ -174,10 +244,14 @@ proptest! {
         let mut left = hosts.clone();
         let mut farms_left = farms.clone();
         for (request, name) in placed(&decisions, &requests) {
-            let there = if let Place::Home { storage, .. } = request.place { storage } else { Bytes::ZERO };
-            let added = Amount { storage: request.needs.storage.saturating_sub(there), ..request.needs };
-            for host in left.iter_mut().filter(|host| host.name == *name) {
-                host.allocated += added;
+            let added = Amount { storage: request.needs.storage.saturating_sub(disks_there(request)), ..request.needs };
+            let pool = left.iter().find(|host| host.name == *name).and_then(|host| host.pool.clone());
+            for host in &mut left {
+                if host.name == *name {
+                    host.allocated += added;
+                } else if pool.is_some() && host.pool == pool {
+                    host.allocated.storage += added.storage;
+                }
             }
             for host in left.iter_mut().filter(|host| host.name == *name && request.role != Role::Machine) {
                 host.routed.insert(request.farm.clone());

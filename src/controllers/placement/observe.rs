@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::hosts::empty_offer;
+use super::hosts::{empty_offer, share_pools, sizes_of_pools};
 use super::plan::{Amount, Budget, HostOffer, Place, Request, Role, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour, with_disks_of};
 use crate::api::conditions::{READY, find};
@@ -182,6 +182,7 @@ impl World {
                 offer.allocated += entry.holding.amount;
             }
         }
+        share_pools(&mut offers, &sizes_of_pools(self.hypervisors.iter().map(AsRef::as_ref)));
         offers
     }
 

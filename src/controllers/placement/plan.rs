@@ -119,9 +119,9 @@ pub struct HostOffer {
     pub labels: BTreeMap<String, String>,
     /// Whether it takes machines.
     pub openness: Openness,
-    /// What may be promised.
+    /// What may be promised; of a pool that it shares, all of it.
     pub allocatable: Amount,
-    /// What is promised.
+    /// What is promised; of a pool that it shares, to machines of all its hosts.
     pub allocated: Amount,
     /// Revisions of images that are complete here.
     pub cached: BTreeSet<String>,
@@ -199,14 +199,16 @@ fn admit<'a>(
     if let Some(refusal) = asked.as_ref().and_then(|asked| refusals.get(asked)) {
         return Err(refusal.clone());
     }
-    let host = match choose(request, hosts) {
-        Ok(host) => host,
+    let (host, mates) = match choose(request, hosts) {
+        Ok(chosen) => chosen,
         Err(wait) => {
             refusals.extend(asked.map(|asked| (asked, wait.clone())));
             return Err(wait);
         }
     };
-    host.allocated += request.added();
+    let added = request.added();
+    host.allocated += added;
+    mates.for_each(|mate| mate.allocated.storage += added.storage);
     if let Some(group) = request.group_key() {
         *host.groups.entry(group).or_default() += 1;
     }
@@ -220,7 +222,11 @@ fn admit<'a>(
     Ok(host.name.clone())
 }
 
-fn choose<'a>(request: &Request, hosts: &'a mut [HostOffer]) -> Result<&'a mut HostOffer, Wait> {
+/// The host for a machine, and the others that have its pool.
+fn choose<'a>(
+    request: &Request,
+    hosts: &'a mut [HostOffer],
+) -> Result<(&'a mut HostOffer, impl Iterator<Item = &'a mut HostOffer> + use<'a>), Wait> {
     let mut causes = Causes::default();
     let mut best = None;
     let group = request.group_key();
@@ -230,8 +236,13 @@ fn choose<'a>(request: &Request, hosts: &'a mut [HostOffer]) -> Result<&'a mut H
             None => best = best.into_iter().chain([(host.rank(request, group.as_ref()), index)]).min(),
         }
     }
-    let chosen = best.map(|(_, index)| index).and_then(|index| hosts.get_mut(index));
-    chosen.ok_or_else(|| Wait::new(UNSCHEDULABLE, request.explain(&causes)))
+    let best = best.map(|(_, index)| index);
+    let parts = best.and_then(|index| hosts.split_at_mut_checked(index));
+    let chosen = parts.and_then(|(before, from)| Some((before, from.split_first_mut()?)));
+    let (before, (host, after)) = chosen.ok_or_else(|| Wait::new(UNSCHEDULABLE, request.explain(&causes)))?;
+    let pool = host.pool.clone();
+    let mates = before.iter_mut().chain(after).filter(move |other| pool.is_some() && other.pool == pool);
+    Ok((host, mates))
 }
 
 impl Request {
@@ -244,14 +255,15 @@ impl Request {
         }
     }
 
-    /// What its admission adds to the host's account: disks that are there already are in it.
+    /// What its admission adds to the host's account: disks that are there already are in it, and so are those in the pool
+    /// of a lost host that shares it.
     fn added(&self) -> Amount {
-        match &self.place {
-            Place::Any { .. } | Place::Away { .. } => self.needs,
-            Place::Home { storage, .. } => {
-                Amount { storage: self.needs.storage.saturating_sub(*storage), ..self.needs }
-            }
-        }
+        let there = match &self.place {
+            Place::Any { .. } | Place::Away { pool: None, .. } => Bytes::ZERO,
+            Place::Home { storage, .. } => *storage,
+            Place::Away { pool: Some(_), held, .. } => held.storage,
+        };
+        Amount { storage: self.needs.storage.saturating_sub(there), ..self.needs }
     }
 
     /// What its admission adds to the farm's account; none, if that contains the machine already, or never will.
