@@ -142,7 +142,7 @@ fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>
     }
     for entry in ledger.remains(|uid| context.caches.machines.has_uid(uid)) {
         let of_farm = entry.holding.machine.0 == budget.farm.0 && entry.holding.farm.as_ref() == Some(&budget.farm.1);
-        if of_farm && !entry.holding.is_router {
+        if of_farm && !entry.holding.is_router && !entry.is_off {
             budget.instances += 1;
             budget.used += entry.holding.amount;
         }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::plan::Step;
-use crate::api::Tombstone;
+use crate::api::{Bytes, Tombstone};
 use crate::libvirt::{DomainUuid, OwnershipTag, Survey};
 
 /// Where the object of a machine says that it is.
@@ -34,6 +34,8 @@ pub struct Owners {
     pub pool_is_shared: bool,
     /// Machines that were seen to be deleted.
     pub deleted: BTreeSet<Uuid>,
+    /// The sizes of the disks of those that have no object, as far as they are known: no domain tells them.
+    pub disks: BTreeMap<Uuid, Bytes>,
     /// By uid; a machine that isn't in here has no object.
     pub machines: BTreeMap<Uuid, Whereabouts>,
 }

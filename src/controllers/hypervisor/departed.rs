@@ -58,7 +58,7 @@ pub fn residents(
         if listed.contains(&uid) || is_buried(&uid) || owners.find(&uid).is_some() {
             continue;
         }
-        let copy = of_domain(tag, survey);
+        let copy = of_domain(tag, survey, owners);
         let list = if was_deleted(&copy, owners) { &mut residents.departed } else { &mut residents.copies };
         list.push(copy);
     }
@@ -74,10 +74,13 @@ fn was_deleted(copy: &MachineCopy, owners: &Owners) -> bool {
     copy.uid.parse().is_ok_and(|uid| owners.deleted.contains(&uid))
 }
 
-/// A domain of which no object is known.
-fn of_domain(tag: &OwnershipTag, survey: &Survey) -> MachineCopy {
+/// A domain of which no object is known, with its disks as far as they are.
+fn of_domain(tag: &OwnershipTag, survey: &Survey, owners: &Owners) -> MachineCopy {
     let uuid = DomainUuid(tag.uid);
-    let holding = survey.domains.get(&uuid).and_then(|domain| Holding::of_domain(uuid, domain, &tag.cluster));
+    let mut holding = survey.domains.get(&uuid).and_then(|domain| Holding::of_domain(uuid, domain, &tag.cluster));
+    if let Some(holding) = &mut holding {
+        holding.amount.storage = owners.disks.get(&tag.uid).copied().unwrap_or_default();
+    }
     let addresses = holding.iter().flat_map(|holding| &holding.addresses).map(ToString::to_string);
     let mut addresses = addresses.take(MOST_ADDRESSES);
     MachineCopy {

@@ -49,6 +49,9 @@ pub async fn owners(
         let found = whereabouts(context, &owners.here, *uid, namespace, name).await?;
         owners.machines.extend(found.map(|found| (*uid, found)));
     }
+    let gone = asked.keys().filter(|uid| !owners.machines.contains_key(uid));
+    let sightings = context.fleet.sightings();
+    owners.disks = gone.map(|uid| (*uid, sightings.disks_of(&owners.here, &uid.to_string()))).collect();
     let doubtful = copies(survey, &owners, tombstones).iter().any(|copy| copy.standing != Standing::AtHome);
     let was_deleted = |uid: &&Uuid| context.caches.machines.was_deleted(&uid.to_string());
     owners.deleted = asked.keys().filter(was_deleted).copied().collect();

@@ -438,10 +438,13 @@ fn what_the_api_server_once_knew_and_has_no_more_is_removed_while_the_host_takes
 
 #[test]
 fn what_it_never_knew_is_listed_and_stays() {
-    let plan = swept(&bereft(domain(1), None));
+    let mut given = bereft(domain(1), None);
+    given.1.owners.disks.insert(UID.parse().unwrap(), Bytes::gibi(20));
+    let plan = swept(&given);
     assert!(plan.removals.is_empty() && plan.loss.tombstones.is_empty());
     let [unknown] = plan.residents.as_slice() else { panic!("{:?}", plan.residents) };
     assert_eq!((unknown.uid.as_str(), &unknown.farm), (UID, &None));
+    assert_eq!(unknown.holds.unwrap().storage, Bytes::gibi(20), "what is known of its disks outlives the operator");
     let again = swept(&bereft(domain(1), Some(unknown.clone())));
     assert!(again.removals.is_empty() && again.residents == plan.residents, "to be listed makes it no machine");
     let mut seen = bereft(domain(1), None);

@@ -7,6 +7,7 @@ use kube::ResourceExt;
 
 use crate::api::{Bytes, MachineCopy, Resources, VirtualMachine};
 use crate::controllers::cache::Key;
+use crate::controllers::placement::standing::needs;
 use crate::libvirt::{DomainForm, DomainRun, DomainUuid, NicForm, SurveyedDomain};
 use crate::network::{MacAddress, RuleSet};
 
@@ -52,7 +53,7 @@ pub struct Holding {
     pub farm: Option<String>,
     /// The addresses on its cards, in the farm's network and in the public one.
     pub addresses: BTreeSet<Ipv4Addr>,
-    /// What it takes from its host.
+    /// What it takes from its host; of a domain without the size of its disks, which it doesn't tell.
     pub amount: Amount,
     /// It is a router, which no quota counts.
     pub is_router: bool,
@@ -84,9 +85,7 @@ impl Holding {
     pub fn of_object(machine: &VirtualMachine) -> Option<Self> {
         let status = machine.status.clone().unwrap_or_default();
         let public_ips = machine.router().into_iter().flat_map(|role| &role.public_ips);
-        let flavour = status.flavour.as_ref();
-        let amount =
-            flavour.map(|flavour| Amount { cpus: flavour.cpus.into(), memory: flavour.memory, storage: Bytes::ZERO });
+        let amount = status.flavour.as_ref().map(|flavour| needs(flavour, status.image.as_ref()));
         Some(Self {
             uid: machine.uid()?,
             machine: (machine.namespace().unwrap_or_default(), machine.name_any()),
@@ -95,6 +94,13 @@ impl Holding {
             amount: amount.unwrap_or_default(),
             is_router: machine.router().is_some(),
         })
+    }
+
+    /// What is left of it on a host that is off: its disks, where others have the pool in which they lie.
+    #[must_use]
+    pub fn disks(&self) -> Self {
+        let amount = Amount { storage: self.amount.storage, ..Amount::default() };
+        Self { addresses: BTreeSet::new(), amount, ..self.clone() }
     }
 
     /// What a copy holds that a host's status lists, or buries.

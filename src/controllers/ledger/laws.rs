@@ -10,11 +10,11 @@ use kube::ResourceExt;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
-use super::samples::domain;
+use super::samples::{domain, holding};
 use super::*;
 use crate::api::conditions::{State, stamp};
-use crate::api::{MachineCopy, Tombstone};
-use crate::controllers::placement::testing::host;
+use crate::api::{Bytes, MachineCopy, Resources, Tombstone};
+use crate::controllers::placement::testing::{host, machine, running_on};
 use crate::libvirt::Survey;
 
 fn address(number: u8) -> Ipv4Addr {
@@ -84,4 +84,46 @@ fn a_domain_holds_what_its_cards_may_speak_under_wherever_that_stands() {
     assert_eq!(held(&seen), addresses);
     (seen.tag, seen.copied_tag) = (None, seen.tag);
     assert_eq!(held(&seen), addresses, "the cards of a copy are as real");
+}
+
+#[test]
+fn a_copy_without_an_object_has_disks_of_the_size_that_anybody_knows() {
+    let sightings = Sightings::new("us");
+    let mut listed = tombstone(1).copy;
+    listed.holds = Some(Resources { cpu: 1, memory: Bytes::gibi(1), storage: Bytes::ZERO });
+    let mut hypervisor = host("host-1", 8, "8Gi", "8Gi");
+    hypervisor.status.as_mut().unwrap().copies = vec![listed];
+    let begun = Holding { amount: Amount { storage: Bytes::gibi(20), ..Amount::default() }, ..holding(1, &[]) };
+    sightings.begins("host-1", begun);
+    let remains = Ledger::of(&[Arc::new(hypervisor)], &sightings).remains(|_| false);
+    let amounts: Vec<_> = remains.iter().map(|entry| entry.holding.amount).collect();
+    assert_eq!(amounts, [Amount { cpus: 1, memory: Bytes::gibi(1), storage: Bytes::gibi(20) }]);
+}
+
+#[test]
+fn of_a_host_that_is_off_only_disks_in_a_pool_of_others_are_left() {
+    let off = |pool: Option<&str>| {
+        let mut hypervisor = host("host-1", 8, "8Gi", "8Gi");
+        hypervisor.spec.storage.shared = pool.map(str::to_owned);
+        let status = hypervisor.status.as_mut().unwrap();
+        status.conditions = stamp(vec![State::yes(FENCED, "Annotated", "")], &[], None, Timestamp::UNIX_EPOCH);
+        let mut stone = tombstone(1);
+        stone.copy.holds = Some(Resources { cpu: 1, memory: Bytes::gibi(1), storage: Bytes::gibi(20) });
+        status.tombstones = vec![stone];
+        let ledger = Ledger::of(&[Arc::new(hypervisor)], &Sightings::new("us"));
+        assert_eq!(taken(&ledger, &BTreeSet::new()), BTreeSet::new(), "its addresses are free");
+        ledger.remains(|_| false)
+    };
+    assert_eq!(off(None).len(), 0);
+    let left = off(Some("san-1"));
+    assert!(left.len() == 1 && left[0].is_off);
+    assert_eq!(left[0].holding.amount, Amount { storage: Bytes::gibi(20), ..Amount::default() });
+}
+
+#[test]
+fn a_machine_that_is_being_made_holds_its_disks() {
+    let mut made = running_on(machine("one", 0), "worker-1", 2, "1Gi");
+    made.status.as_mut().unwrap().flavour.as_mut().unwrap().data_disk = Some(Bytes::gibi(5));
+    let amount = Holding::of_object(&made).unwrap().amount;
+    assert_eq!(amount, Amount { cpus: 2, memory: Bytes::gibi(1), storage: Bytes::gibi(5) });
 }

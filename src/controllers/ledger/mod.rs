@@ -14,7 +14,7 @@ mod laws;
 pub mod samples;
 mod sightings;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct Entry {
     pub holding: Arc<Holding>,
     /// It was given up: its machine's object says nothing of it.
     pub is_given_up: bool,
+    /// Its host is off: nothing of it is left but disks that lie in a pool of others, and no quota counts it.
+    pub is_off: bool,
 }
 
 /// All that hosts have, or may have.
@@ -69,33 +71,47 @@ impl Ledger {
         self.unread
     }
 
-    /// What these hosts have, or may have, but for those that somebody says to be off.
+    /// What these hosts have, or may have; of those that somebody says to be off only the disks that lie in a pool which
+    /// others have, too.
     #[must_use]
     pub fn of(hypervisors: &[Arc<Hypervisor>], sightings: &Sightings) -> Self {
         let off: BTreeSet<_> = hypervisors.iter().filter(|host| is_fenced(host)).map(|host| host.name_any()).collect();
-        let listed = hypervisors.iter().filter(|host| !is_fenced(host)).flat_map(|host| {
-            let name = host.name_any();
+        let counts = |host: &&Arc<Hypervisor>| !is_fenced(host) || host.spec.storage.shared.is_some();
+        let listed = hypervisors.iter().filter(counts).flat_map(|host| {
+            let (name, is_off) = (host.name_any(), is_fenced(host));
             let entries = sightings.listed(host);
             entries
                 .iter()
                 .filter(|(_, holding)| !sightings.is_released(&name, &holding.uid))
                 .map(|(is_given_up, holding)| Entry {
                     host: name.clone(),
-                    holding: Arc::clone(holding),
+                    holding: if is_off { Arc::new(holding.disks()) } else { Arc::clone(holding) },
                     is_given_up: *is_given_up,
+                    is_off,
                 })
                 .collect::<Vec<_>>()
         });
         let seen = sightings.all().into_iter().filter(|(host, _)| !off.contains(host));
-        let seen = seen.map(|(host, holding)| Entry { host, holding, is_given_up: false });
+        let seen = seen.map(|(host, holding)| Entry { host, holding, is_given_up: false, is_off: false });
         Self { entries: listed.chain(seen).collect(), unread: false }
     }
 
-    /// The copies of machines that have no object any more, each once.
+    /// The copies of machines that have no object any more, each once: with the most that anybody says of its disks, whose
+    /// sizes no domain tells.
     pub fn remains(&self, has_object: impl Fn(&str) -> bool) -> Vec<Entry> {
-        let mut known = HashSet::new();
-        let of_nobody = self.entries.iter().filter(|entry| !has_object(&entry.holding.uid));
-        of_nobody.filter(|entry| known.insert((&entry.host, &entry.holding.uid))).cloned().collect()
+        let mut remains: Vec<Entry> = Vec::new();
+        let mut known = HashMap::new();
+        for entry in self.entries.iter().filter(|entry| !has_object(&entry.holding.uid)) {
+            let index = *known.entry((&entry.host, &entry.holding.uid)).or_insert(remains.len());
+            match remains.get_mut(index) {
+                None => remains.push(entry.clone()),
+                Some(first) if first.holding.amount.storage < entry.holding.amount.storage => {
+                    Arc::make_mut(&mut first.holding).amount.storage = entry.holding.amount.storage;
+                }
+                Some(_) => {}
+            }
+        }
+        remains
     }
 
     /// Everything.

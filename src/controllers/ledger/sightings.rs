@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::holding::Holding;
-use crate::api::Hypervisor;
+use crate::api::{Bytes, Hypervisor};
 use crate::libvirt::Survey;
 
 /// That a machine was seen to be gone is remembered so long: by then nothing else speaks of it any more.
@@ -32,6 +32,15 @@ struct Sighting {
     listed: Option<(String, Listed)>,
 }
 
+impl Sighting {
+    /// The size of a machine's disks, as far as it is known.
+    fn disks_of(&self, uid: &str) -> Bytes {
+        let begun = self.begun.get(uid).map(|begun| &begun.holding);
+        let known = self.seen.get(uid).into_iter().chain(begun);
+        known.map(|holding| holding.amount.storage).max().unwrap_or_default()
+    }
+}
+
 /// What a host's status lists, and whether each was given up.
 type Listed = Arc<[(bool, Arc<Holding>)]>;
 
@@ -49,13 +58,18 @@ impl Sightings {
         Self { cluster: cluster.into(), hosts: Mutex::default() }
     }
 
-    /// A host was read; what was done after `begun` may be missing in what it said.
+    /// A host was read; what was done after `begun` may be missing in what it said. How large its disks are no domain tells:
+    /// they are as large as they were said to be when it was made.
     pub fn saw(&self, host: &str, survey: &Survey, begun: Timestamp) {
         let holdings =
             survey.domains.iter().filter_map(|(uuid, domain)| Holding::of_domain(*uuid, domain, &self.cluster));
-        let seen: BTreeMap<_, _> = holdings.map(|holding| (holding.uid.clone(), Arc::new(holding))).collect();
         let mut hosts = self.lock();
         let sighting = hosts.entry(host.to_owned()).or_default();
+        let seen = holdings.map(|mut holding| {
+            holding.amount.storage = sighting.disks_of(&holding.uid);
+            (holding.uid.clone(), Arc::new(holding))
+        });
+        let seen: BTreeMap<_, _> = seen.collect();
         sighting.begun.retain(|_, known| known.ended.is_none_or(|ended| ended >= begun));
         let lately = |time: Timestamp| Duration::try_from(begun.duration_since(time)).unwrap_or_default() < REMEMBERED;
         sighting.released.retain(|uid, time| seen.contains_key(uid) || lately(*time));
@@ -112,6 +126,12 @@ impl Sightings {
         self.lock().get(host).is_some_and(|sighting| sighting.released.contains_key(uid))
     }
 
+    /// The size of a machine's disks on a host, as far as it is known.
+    #[must_use]
+    pub fn disks_of(&self, host: &str, uid: &str) -> Bytes {
+        self.lock().get(host).map(|sighting| sighting.disks_of(uid)).unwrap_or_default()
+    }
+
     /// What may be on each host.
     #[must_use]
     pub fn all(&self) -> Vec<(String, Arc<Holding>)> {
@@ -133,6 +153,7 @@ impl Sightings {
 mod tests {
     use super::super::samples::{domain, holding};
     use super::*;
+    use crate::libvirt::{DomainRun, StopReason};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
@@ -175,6 +196,27 @@ mod tests {
         assert_eq!(uids(&sightings), [7], "the look began before it was made");
         sightings.saw("worker-1", &having(&[]), at(9));
         assert_eq!(uids(&sightings), Vec::<u128>::new());
+    }
+
+    #[test]
+    fn disks_are_as_large_as_they_were_when_the_machine_was_made_as_long_as_its_domain_is_seen() {
+        let sightings = Sightings::new("us");
+        let mut begun = holding(7, &["172.16.1.7"]);
+        begun.amount.storage = Bytes::gibi(20);
+        let uid = begun.uid.clone();
+        let storage = || sightings.all().iter().map(|(_, holding)| holding.amount.storage).max();
+        sightings.begins("worker-1", begun);
+        sightings.ends("worker-1", &uid, at(8));
+        sightings.saw("worker-1", &having(&[7]), at(9));
+        sightings.saw("worker-1", &having(&[7]), at(19));
+        assert_eq!(storage(), Some(Bytes::gibi(20)));
+        let mut off = having(&[7]);
+        off.domains.values_mut().for_each(|domain| domain.run = DomainRun::Off(StopReason::Shutdown));
+        sightings.saw("worker-1", &off, at(29));
+        let amount = sightings.all()[0].1.amount;
+        assert_eq!((amount.cpus, amount.storage), (0, Bytes::gibi(20)), "one that is off has its disks");
+        sightings.saw("worker-1", &having(&[]), at(39));
+        assert_eq!(storage(), None);
     }
 
     #[test]

@@ -6,8 +6,10 @@ use kube::ResourceExt;
 
 use super::decide::decide;
 use super::observe::World;
+use super::plan::Amount;
 use super::testing::*;
 use crate::api::{Bytes, Flavour, Hypervisor, HypervisorClass, Phase, PhaseTransition, Quota, RunStrategy};
+use crate::controllers::ledger::{Entry, Holding, samples};
 
 fn gibi(size: u32) -> Bytes {
     Bytes::gibi(size)
@@ -186,4 +188,30 @@ fn disks_that_are_taken_along_need_no_room_in_their_pool() {
     let (moved, site) = decided(having_lost(site, "one", "a"));
     assert_eq!(moved, ["a@two"]);
     assert!(site.offers().iter().all(|offer| offer.allocated.storage == gibi(80)));
+}
+
+/// What is left on a host of a machine without an object.
+fn left_on(host: &str, size: u32, is_off: bool) -> Entry {
+    let amount = Amount { storage: gibi(size), ..Amount::default() };
+    let holding = Holding { farm: Some("farm-a".into()), amount, ..samples::holding(1, &["172.16.1.9"]) };
+    Entry { host: host.into(), holding: Arc::new(holding), is_given_up: true, is_off }
+}
+
+#[test]
+fn disks_that_are_left_behind_count_until_they_are_gone() {
+    let mut tight = site(vec![host("one", 16, "32Gi", "90Gi")], &["a"], vec![flavour_with("m1.disk", 80, None)]);
+    asks_for(&mut tight, "a", "m1.disk", RunStrategy::Always);
+    tight.remains = vec![left_on("one", 20, false)];
+    assert_eq!(decided(tight.clone()).0, ["a: Unschedulable: 0/1 hypervisors: 1 lacks 80Gi storage"]);
+    tight.remains = vec![left_on("gone", 20, false)];
+    let quota = Quota { storage: Some(gibi(90)), ..Quota::default() };
+    let waits = decided(with_quota(tight, quota)).0;
+    assert!(waits[0].starts_with("a: QuotaExceeded: farm-a: storage 20Gi of 90Gi used"), "{waits:?}");
+
+    let hosts = vec![sharing("one", "san-1", "90Gi"), sharing("two", "san-1", "90Gi")];
+    let mut shared = with_quota(large_on(hosts, &["a"]), quota);
+    shared.remains = vec![left_on("two", 20, true)];
+    assert_eq!(decided(shared.clone()).0, ["a: Unschedulable: 0/2 hypervisors: 2 lack 80Gi storage"]);
+    shared.remains = vec![left_on("elsewhere", 20, true)];
+    assert_eq!(decided(shared).0, ["a@one"], "what is off counts towards no quota");
 }

@@ -195,7 +195,7 @@ impl World {
             *instances += i64::from(holds_reservation(machine));
             *amount += held(machine);
         }
-        for entry in self.remains.iter().filter(|entry| !entry.holding.is_router) {
+        for entry in self.remains.iter().filter(|entry| !entry.holding.is_router && !entry.is_off) {
             let Some((namespace, farm)) = self.farm_of(&entry.holding) else { continue };
             let (instances, amount) = used.entry((namespace, farm)).or_default();
             *instances += 1;

@@ -186,7 +186,7 @@ fn a_guest_without_an_object_counts_against_its_farm_and_its_host() {
         let amount = Amount { cpus: 1, memory: Bytes::gibi(1), storage: Bytes::ZERO };
         let farm = farm.map(str::to_owned);
         let holding = Arc::new(Holding { farm, amount, ..samples::holding(1, &["172.16.1.9"]) });
-        Entry { host: "worker-1".into(), holding, is_given_up: false }
+        Entry { host: "worker-1".into(), holding, is_given_up: false, is_off: false }
     };
     let quota = Quota { instances: Some(1), ..Quota::default() };
     for farm in [Some("farm-a"), None] {

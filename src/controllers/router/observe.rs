@@ -93,7 +93,7 @@ fn copies(context: &Context, namespace: &str, names: &[String]) -> Vec<String> {
     let without_object = ledger.entries().filter(|entry| {
         let (of, name) = &entry.holding.machine;
         let named = of == namespace && names.contains(name);
-        named && !entry.is_given_up && !context.caches.machines.has_uid(&entry.holding.uid)
+        named && !entry.is_given_up && !entry.is_off && !context.caches.machines.has_uid(&entry.holding.uid)
     });
     without_object.map(Entry::name).collect()
 }
