@@ -16,7 +16,7 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::faults::Faults;
-use crate::world::{Domain, World, is_active, name_and_base};
+use crate::world::{Domain, World, is_active, parts};
 
 /// The way to one host.
 struct Way {
@@ -153,12 +153,15 @@ impl Host for Way {
 
     async fn create_volume(&self, volume: &VolumeSpec) -> Result<()> {
         self.change("create_volume", 40, |world, name, _| {
-            let (volume, base) = name_and_base(volume);
+            let (volume, base, size) = parts(volume);
             room(world, name, "create_volume")?;
             if let Some(base) = base {
                 world.check_base(name, volume, base);
             }
-            world.pool(name).volumes.entry(volume.to_owned()).or_insert_with(|| base.map(str::to_owned));
+            let pool = world.pool(name);
+            // One that is there stays as it is.
+            pool.volumes.entry(volume.to_owned()).or_insert_with(|| base.map(str::to_owned));
+            pool.sizes.entry(volume.to_owned()).or_insert(size);
             Ok(())
         })
         .await
@@ -188,7 +191,9 @@ impl Host for Way {
     async fn delete_volume(&self, volume: &str) -> Result<()> {
         self.change("delete_volume", 20, |world, name, _| {
             world.check_unused(name, volume);
-            world.pool(name).volumes.remove(volume);
+            let pool = world.pool(name);
+            pool.volumes.remove(volume);
+            pool.sizes.remove(volume);
             Ok(())
         })
         .await

@@ -5,6 +5,7 @@ mod apiserver;
 #[path = "../support/cluster.rs"]
 mod cluster;
 mod datacentre;
+mod disks;
 mod drive;
 mod faults;
 mod flows;

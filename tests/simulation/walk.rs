@@ -1,5 +1,6 @@
 //! A hostile tenant walks at random: all verbs on all metadata that he may write, in several farms, while the site does its
-//! work and operators die. At no moment have two farms the same, and no farm more guests than its quota admits.
+//! work and operators die, and machines get other flavours. At no moment have two farms the same, and no farm more guests,
+//! or disks that may grow to more, than its quota admits.
 //! `CASCINA_SEED` repeats a walk.
 
 use std::sync::OnceLock;
@@ -9,9 +10,10 @@ use serde_json::{Value, json};
 
 use crate::apiserver::{Write, resource};
 use crate::datacentre::{Datacentre, Live, ours};
+use crate::disks::{HUGE, with_huge_disks};
 use crate::drive::{Act, drive};
 use crate::faults::Faults;
-use crate::flows::{act, empty};
+use crate::flows::act;
 use crate::soak::{seed, soaks};
 
 /// Steps of one walk.
@@ -25,6 +27,15 @@ const FARMS: [&str; 2] = ["a", "b"];
 
 /// More machines a farm doesn't get.
 const QUOTA: u64 = 2;
+
+/// Disks for one machine of the largest flavour and a small one, and no more.
+const QUOTA_OF_DISKS: &str = "17Gi";
+
+/// Flavours whose disks differ.
+const FLAVOURS: [&str; 3] = ["small", "large", HUGE];
+
+/// A machine that somebody made by hand, in any farm.
+const HAND_MADE: &str = "hand";
 
 /// What of ours a tenant may write to.
 const KINDS: [&str; 3] = ["virtualfarms", "virtualmachines", "vrouters"];
@@ -61,7 +72,7 @@ fn walk(seed: u64, steps: usize) -> Vec<String> {
 fn site() -> &'static Datacentre {
     static SITE: OnceLock<Datacentre> = OnceLock::new();
     SITE.get_or_init(|| {
-        let mut site = empty().clone();
+        let mut site = with_huge_disks();
         for name in &TENANTS[1..] {
             let namespace = json!({"metadata": {"name": name}});
             site.store.create(&resource("", "namespaces"), "", namespace, "admin", site.now).unwrap();
@@ -72,13 +83,15 @@ fn site() -> &'static Datacentre {
 
 fn step(live: &Live, faults: &Faults) {
     let mut chance = live.world(|world| world.chance.fork());
-    match chance.u32(0..20) {
+    match chance.u32(0..24) {
         0..=6 => work_of_the_site(live, &mut chance),
+        20..=23 => handwork(live, &mut chance),
         7..=9 => abandonment(live, &mut chance),
         10..=18 => mischief(live, &mut chance),
         _ => faults.dead.cancel(),
     }
     live.check_sharing();
+    live.check_disks();
 }
 
 fn one<'a, T>(of: &'a [T], chance: &mut fastrand::Rng) -> Option<&'a T> {
@@ -93,7 +106,8 @@ fn work_of_the_site(live: &Live, chance: &mut fastrand::Rng) {
     let Some(farm) = exists else {
         let router = chance.bool().then(|| json!({}));
         let groups = json!([{"name": "nodes", "replicas": chance.u64(1..=QUOTA), "flavour": "small", "image": "one"}]);
-        let spec = json!({"groups": groups, "router": router, "quota": {"instances": QUOTA}});
+        let spec =
+            json!({"groups": groups, "router": router, "quota": {"instances": QUOTA, "storage": QUOTA_OF_DISKS}});
         return live.create("virtualfarms", namespace, name, spec);
     };
     let spec = match chance.u32(0..4) {
@@ -106,6 +120,25 @@ fn work_of_the_site(live: &Live, chance: &mut fastrand::Rng) {
         }
     };
     live.patch("virtualfarms", namespace, name, &json!({"spec": spec}));
+}
+
+/// A machine that a tenant made himself is halted and called back, and gets other flavours.
+fn handwork(live: &Live, chance: &mut fastrand::Rng) {
+    let namespace = TENANTS[chance.usize(0..2)];
+    let flavour = FLAVOURS[chance.usize(0..FLAVOURS.len())];
+    let of = ours("virtualmachines");
+    let Some(machine) = live.api.with(|store, _| store.get(&of, namespace, HAND_MADE)) else {
+        let farm = FARMS[chance.usize(0..FARMS.len())];
+        let spec = json!({"farm": farm, "flavour": flavour, "image": "one"});
+        return live.create("virtualmachines", namespace, HAND_MADE, spec);
+    };
+    let halts = machine["spec"]["runStrategy"] == "Halted";
+    let spec = match (halts, chance.bool()) {
+        (true, _) => json!({"flavour": flavour, "runStrategy": "Always"}),
+        (false, true) => json!({"runStrategy": "Halted"}),
+        (false, false) => json!({"flavour": flavour}),
+    };
+    live.patch("virtualmachines", namespace, HAND_MADE, &json!({"spec": spec}));
 }
 
 /// A tenant's farm goes past its finalizer, as the garbage collector deletes it for him, and some of what it made has no owner

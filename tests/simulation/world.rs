@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cascina::api::HypervisorClass;
+use cascina::api::{Bytes, HypervisorClass};
 use cascina::libvirt::{
     DomainForm, DomainRole, DomainRun, DomainSpec, DomainUuid, Forms, Nic, RuleSet, StopReason, SurveyedDomain,
     VolumeSpec,
@@ -72,6 +72,8 @@ pub struct SimulatedHost {
 pub struct Pool {
     /// Volumes; of an overlay the name of its base.
     pub volumes: BTreeMap<String, Option<String>>,
+    /// What a guest may write to each disk at most.
+    pub sizes: BTreeMap<String, Bytes>,
     /// Nothing more goes in.
     pub full: bool,
 }
@@ -250,10 +252,10 @@ pub fn is_active(run: DomainRun) -> bool {
     !matches!(run, DomainRun::Off(_))
 }
 
-/// Name and base of a volume to make.
-pub fn name_and_base(volume: &VolumeSpec) -> (&str, Option<&str>) {
+/// Name, base and size of a volume to make.
+pub fn parts(volume: &VolumeSpec) -> (&str, Option<&str>, Bytes) {
     match volume {
-        VolumeSpec::Overlay { name, base, .. } => (name, Some(base)),
-        VolumeSpec::Blank { name, .. } => (name, None),
+        VolumeSpec::Overlay { name, base, size, .. } => (name, Some(base), *size),
+        VolumeSpec::Blank { name, size } => (name, None, *size),
     }
 }
