@@ -8,6 +8,10 @@ use crate::text::printable;
 /// Condition of a host that somebody says is off.
 pub const FENCED: &str = "Fenced";
 
+/// Condition of an image that is verified and of which no further copies can be made: `True`, because its files can't be had;
+/// `Unknown`, while they are fetched once more.
+pub const SOURCE_UNAVAILABLE: &str = "SourceUnavailable";
+
 /// The first condition of every kind.
 pub const READY: &str = "Ready";
 

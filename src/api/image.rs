@@ -207,7 +207,7 @@ pub struct ImageStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub hosts: Vec<ImageHost>,
-    /// `Ready`, `Verified`.
+    /// `Ready`, `SourceUnavailable`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

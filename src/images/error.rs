@@ -174,6 +174,13 @@ impl ImageError {
         }
     }
 
+    /// Whether the very file that is meant was looked at and refused: what it was taken for before counts no more. All else
+    /// is about the way to it.
+    #[must_use]
+    pub const fn is_of_contents(&self) -> bool {
+        matches!(self, Self::Rejected(rejection) if rejection.is_permanent())
+    }
+
     /// One CamelCase word for conditions and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {

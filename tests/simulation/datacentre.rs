@@ -148,6 +148,8 @@ impl Live {
             runtime_dir: std::env::temp_dir(),
         });
         context.caches.ready().await;
-        cascina::controllers::run(context, images().store(), CancellationToken::new()).await;
+        let nothing = self.world(|world| world.mirror_is_away).then(|| images().nothing());
+        let store = nothing.as_ref().map_or_else(|| images().store(), |(_, store)| Arc::clone(store));
+        cascina::controllers::run(context, store, CancellationToken::new()).await;
     }
 }

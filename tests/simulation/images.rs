@@ -25,7 +25,7 @@ pub fn images() -> &'static Images {
 }
 
 /// A store and where its files are.
-type Store = (TempDir, Arc<ImageStore>);
+pub type Store = (TempDir, Arc<ImageStore>);
 
 impl Images {
     fn new() -> Self {
@@ -43,6 +43,18 @@ impl Images {
         // Fetching and judging take real time, so they happen before any simulation and outside of its runtime.
         let verified = || std::thread::scope(|scope| scope.spawn(|| self.verified()).join().unwrap());
         STORE.with(|store| Arc::clone(&store.get_or_init(verified).1))
+    }
+
+    /// A store without a file, whose sources are all gone, and the directory that it is in.
+    pub fn nothing(&self) -> Store {
+        let open = || {
+            let cache = tempfile::tempdir().unwrap();
+            let limits = limits(&cache);
+            let opening = ImageStore::open(cache.path(), &limits);
+            let store = tokio::runtime::Runtime::new().unwrap().block_on(opening).unwrap();
+            (cache, Arc::new(store))
+        };
+        std::thread::scope(|scope| scope.spawn(open).join().unwrap())
     }
 
     fn verified(&self) -> Store {

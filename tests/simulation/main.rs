@@ -26,6 +26,7 @@ mod chance;
 mod disturbances;
 mod kept;
 mod likeness;
+mod mirror;
 mod stops;
 mod telling;
 mod tenants;

@@ -97,6 +97,8 @@ pub struct World {
     pub chance: fastrand::Rng,
     /// How often each host was surveyed.
     pub surveys: BTreeMap<String, u64>,
+    /// An operator that starts has no image file, and their source gives it none.
+    pub mirror_is_away: bool,
 }
 
 impl World {
@@ -112,6 +114,7 @@ impl World {
             last_change: now,
             chance: fastrand::Rng::with_seed(0),
             surveys: BTreeMap::new(),
+            mirror_is_away: false,
         }
     }
 

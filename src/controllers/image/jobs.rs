@@ -62,9 +62,19 @@ pub enum JobState {
         message: String,
         /// It is what was found that is refused.
         refused: bool,
+        /// And what was found is the very file that is meant.
+        judged: bool,
         /// When it is tried again; absent: not before the spec changes.
         retry_after: Option<Timestamp>,
     },
+}
+
+/// Why a transfer came to nothing.
+struct Failure {
+    reason: &'static str,
+    message: String,
+    hope: Hope,
+    judged: bool,
 }
 
 struct Job {
@@ -143,7 +153,12 @@ impl Jobs {
         self.begin(key, volume, JobProgress::Fetch(progress), async move {
             match jobs.store.ensure(&wanted, &reported).await {
                 Ok(stored) => Ok(JobState::Fetched(stored)),
-                Err(error) => Err((error.reason(), error.to_string(), error.hope())),
+                Err(error) => Err(Failure {
+                    reason: error.reason(),
+                    message: error.to_string(),
+                    hope: error.hope(),
+                    judged: error.is_of_contents(),
+                }),
             }
         });
     }
@@ -167,7 +182,9 @@ impl Jobs {
             host.refresh();
             match outcome {
                 Ok(()) => Ok(JobState::Uploaded(clock.now())),
-                Err(error) => Err((error.reason(), error.to_string(), Hope::Time)),
+                Err(error) => {
+                    Err(Failure { reason: error.reason(), message: error.to_string(), hope: Hope::Time, judged: false })
+                }
             }
         });
     }
@@ -195,7 +212,7 @@ impl Jobs {
         key: JobKey,
         volume: ImageVolume,
         progress: JobProgress,
-        work: impl Future<Output = Result<JobState, (&'static str, String, Hope)>> + Send + 'static,
+        work: impl Future<Output = Result<JobState, Failure>> + Send + 'static,
     ) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let before = jobs.remove(&key).filter(|job| job.volume == volume);
@@ -219,7 +236,7 @@ impl Jobs {
         jobs.insert(key, Job { volume, running: Some(running), state: None, failures });
     }
 
-    fn end(&self, key: &JobKey, outcome: Result<JobState, (&'static str, String, Hope)>) {
+    fn end(&self, key: &JobKey, outcome: Result<JobState, Failure>) {
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(job) = jobs.get_mut(key) else { return };
         job.running = None;
@@ -228,11 +245,11 @@ impl Jobs {
                 job.failures = 0;
                 state
             }
-            Err((reason, message, hope)) => {
+            Err(Failure { reason, message, hope, judged }) => {
                 let retry_after = pause(hope, job.failures).and_then(|pause| self.clock.now().checked_add(pause).ok());
                 job.failures = job.failures.saturating_add(1);
                 let message = printable(&message, LONGEST_MESSAGE);
-                JobState::Failed { reason, message, refused: hope != Hope::Time, retry_after }
+                JobState::Failed { reason, message, refused: hope != Hope::Time, judged, retry_after }
             }
         });
         drop(jobs);

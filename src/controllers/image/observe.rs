@@ -7,8 +7,9 @@ use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 
 use super::jobs::{JobKey, JobState, Jobs};
-use super::plan::{Known, Target, TargetVolume, View};
-use crate::api::{CachePolicy, Hypervisor, Image, ImagePhase, VirtualMachine, conditions};
+use super::plan::{Copies, Known, Target, TargetVolume, Trouble, View};
+use crate::api::conditions::SOURCE_UNAVAILABLE;
+use crate::api::{Bytes, CachePolicy, Hypervisor, Image, ImagePhase, VirtualMachine, conditions};
 use crate::controllers::context::Context;
 use crate::controllers::placement::standing::is_removed;
 use crate::images::{BadChecksum, ImageVolumes, volumes_of};
@@ -47,16 +48,42 @@ pub fn observe(context: &Context, jobs: &Jobs, image: &Image) -> Result<View, Ba
         targets: pools.into_values().map(|hosts| target(context, jobs, &name, &volumes, &hosts)).collect(),
         users: users.iter().map(|machine| full_name(machine)).collect(),
         deleted: image.metadata.deletion_timestamp.is_some(),
-        known: known(image, &volumes.revision),
+        known: known(image, &volumes.revision, context.site().images.max_virtual_size),
+        copies: copies(context, &volumes),
         volumes,
     })
 }
 
-/// What the status says, if it speaks of these contents.
-fn known(image: &Image, revision: &str) -> Option<Known> {
+/// What the status says, if it says that these contents were verified: they are Ready, or no host was left that has them when their
+/// source was gone. A revision stands for checksums and formats, so another spec has another one; a disk that is too large for the
+/// site by now is judged anew.
+fn known(image: &Image, revision: &str, largest: Bytes) -> Option<Known> {
     let status = image.status.as_ref()?;
-    let same = status.phase == ImagePhase::Ready && status.revision.as_deref() == Some(revision);
-    same.then_some(Known { size: status.size, virtual_size: status.virtual_size })
+    let trouble = conditions::find(&status.conditions, SOURCE_UNAVAILABLE);
+    let verified = status.phase == ImagePhase::Ready || trouble.is_some();
+    if !verified || status.revision.as_deref() != Some(revision) || status.virtual_size > Some(largest) {
+        return None;
+    }
+    let unavailable = trouble.filter(|trouble| trouble.status == "True");
+    Some(Known {
+        size: status.size,
+        virtual_size: status.virtual_size,
+        unavailable: unavailable
+            .map(|trouble| Trouble { reason: trouble.reason.clone(), message: trouble.message.clone() }),
+    })
+}
+
+/// Which of the hosts that answer have all of it. Any may be asked for a machine, those that keep no copy yet, too.
+fn copies(context: &Context, volumes: &ImageVolumes) -> Copies {
+    let mut copies = Copies::default();
+    for hypervisor in context.caches.hypervisors.list() {
+        let Some(host) = context.fleet.get(&hypervisor.name_any()) else { continue };
+        let Some(survey) = host.view().survey.present().cloned() else { continue };
+        let whole = volumes.iter().all(|volume| survey.volumes.contains(&volume.name));
+        copies.some |= whole;
+        copies.lacking |= !whole;
+    }
+    copies
 }
 
 /// Whether the host keeps a copy before a machine asks for it.

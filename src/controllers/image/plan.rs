@@ -22,15 +22,48 @@ pub struct View {
     pub deleted: bool,
     /// What its status says of these very contents, if it says that they are verified.
     pub known: Option<Known>,
+    /// Of the hosts that answer, whether one has all of it, and whether one doesn't.
+    pub copies: Copies,
 }
 
-/// Verified by an earlier process: it stays so while this one looks at the files for the first time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Verified by an earlier process. The checksums say what is meant, so copies on hosts stay what they are when the source goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// Size of the files.
     pub size: Option<Bytes>,
     /// Size of the disk as a guest sees it.
     pub virtual_size: Option<Bytes>,
+    /// Why the files couldn't be had when they were last asked for.
+    pub unavailable: Option<Trouble>,
+}
+
+/// Which of the hosts that answer have an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Copies {
+    /// One has all of it.
+    pub some: bool,
+    /// One lacks some of it.
+    pub lacking: bool,
+}
+
+/// What is wrong, as a condition says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One CamelCase word.
+    pub reason: String,
+    /// A sentence.
+    pub message: String,
+}
+
+/// Whether a host without a copy can get one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Supply {
+    /// It can, or none asks for it.
+    Open,
+    /// The files are being fetched once more.
+    Refetching,
+    /// They can't be had.
+    Unavailable(Trouble),
 }
 
 /// A pool that shall have a copy: one host's own, or one that several hosts share.
@@ -85,6 +118,8 @@ pub struct Plan {
     pub size: Option<Bytes>,
     /// Size of the disk as a guest sees it.
     pub virtual_size: Option<Bytes>,
+    /// Whether further copies can be made of what is verified.
+    pub supply: Supply,
     /// Something is under way or waits for its time.
     pub busy: bool,
 }
@@ -100,6 +135,7 @@ pub fn plan(seen: &View, now: Timestamp) -> Plan {
         progress: None,
         size: None,
         virtual_size: None,
+        supply: Supply::Open,
         busy: false,
     };
     if !seen.deleted {
@@ -112,24 +148,34 @@ pub fn plan(seen: &View, now: Timestamp) -> Plan {
 }
 
 /// Every file has to be in the store and judged before any host gets one. Returns whether all are.
+///
+/// What an earlier process verified is fetched again only when some host lacks it, and only its own contents can be held against
+/// it: a source that is gone, or has another file by now, keeps further copies from being made and no more.
 fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) -> bool {
+    let wanted = seen.known.is_none() || seen.copies.lacking;
     let mut sizes = Vec::new();
+    let mut unavailable = None;
     for (volume, state) in &seen.fetches {
         match state {
-            None => plan.steps.push(Step::Fetch(volume.clone())),
+            None if wanted => plan.steps.push(Step::Fetch(volume.clone())),
+            None | Some(JobState::Uploaded(_)) => {}
             Some(JobState::Running(report)) => plan.progress = Some(format!("fetching {}: {report}", volume.name)),
             Some(JobState::Fetched(stored)) => {
                 sizes.push(stored.size);
                 plan.virtual_size = stored.virtual_size.or(plan.virtual_size);
             }
-            Some(JobState::Uploaded(_)) => {}
-            Some(JobState::Failed { reason, message, refused, retry_after }) => {
-                plan.phase = if *refused { ImagePhase::Rejected } else { ImagePhase::Failed };
-                (*reason).clone_into(&mut plan.reason);
+            Some(JobState::Failed { reason, message, refused, judged, retry_after }) => {
                 let again = retry_after.map(|time| format!("; fetched again at {}", whole_seconds(time)));
-                plan.message = [message.as_str(), again.as_deref().unwrap_or_default()].concat();
-                plan.busy |= !refused;
-                if retry_after.is_some_and(|time| time <= now) {
+                let message = [message.as_str(), again.as_deref().unwrap_or_default()].concat();
+                if seen.known.is_none() || *judged {
+                    plan.phase = if *refused { ImagePhase::Rejected } else { ImagePhase::Failed };
+                    (*reason).clone_into(&mut plan.reason);
+                    plan.message = message;
+                    plan.busy |= !refused;
+                } else {
+                    unavailable = Some(Trouble { reason: (*reason).to_owned(), message });
+                }
+                if wanted && retry_after.is_some_and(|time| time <= now) {
                     plan.steps.push(Step::Fetch(volume.clone()));
                 }
             }
@@ -139,10 +185,8 @@ fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) -> bool {
     let failed = matches!(plan.phase, ImagePhase::Rejected | ImagePhase::Failed);
     if in_store {
         plan.size = Some(sizes.into_iter().sum());
-    } else if let Some(known) = seen.known.filter(|_| !failed) {
-        (plan.size, plan.virtual_size) = (known.size, known.virtual_size);
-        plan.progress = None;
-        plan.busy = true;
+    } else if let Some(known) = seen.known.as_ref().filter(|_| !failed) {
+        rely(plan, known, unavailable, seen.copies);
     } else if !failed {
         plan.phase = ImagePhase::Fetching;
         plan.reason = "Fetching".into();
@@ -152,6 +196,27 @@ fn fetch(plan: &mut Plan, seen: &View, now: Timestamp) -> bool {
     in_store
 }
 
+/// The files aren't in the store, but they were, and hosts may have them.
+fn rely(plan: &mut Plan, known: &Known, unavailable: Option<Trouble>, copies: Copies) {
+    (plan.size, plan.virtual_size) = (known.size, known.virtual_size);
+    plan.progress = None;
+    plan.busy = copies.lacking;
+    if !copies.lacking {
+        return;
+    }
+    // While it is tried again, what was wrong stays so.
+    let Some(trouble) = unavailable.or_else(|| known.unavailable.clone()) else {
+        plan.supply = Supply::Refetching;
+        return;
+    };
+    if !copies.some {
+        plan.phase = ImagePhase::Failed;
+        plan.reason.clone_from(&trouble.reason);
+        plan.message.clone_from(&trouble.message);
+    }
+    plan.supply = Supply::Unavailable(trouble);
+}
+
 /// One pool gets its copy.
 fn spread(plan: &mut Plan, target: &Target, in_store: bool, now: Timestamp) {
     let missing: Vec<_> = target.volumes.iter().filter(|volume| !volume.complete).collect();
@@ -159,7 +224,13 @@ fn spread(plan: &mut Plan, target: &Target, in_store: bool, now: Timestamp) {
     match (&target.through, missing.is_empty(), in_store) {
         (_, true, _) => told.state = ImageHostState::Ready,
         (None, false, _) => told.message = Some("the host doesn't answer".into()),
-        (Some(_), false, false) => told.message = Some(plan.message.clone()),
+        (Some(_), false, false) => {
+            told.message = Some(match &plan.supply {
+                Supply::Unavailable(trouble) => trouble.message.clone(),
+                Supply::Refetching => "being fetched once more".into(),
+                Supply::Open => plan.message.clone(),
+            });
+        }
         (Some(through), false, true) => {
             plan.busy = true;
             for wanted in missing {
@@ -228,11 +299,17 @@ mod tests {
     }
 
     fn failed(refused: bool, retry_after: i64) -> JobState {
-        JobState::Failed { reason: "Bad", message: "no good".into(), refused, retry_after: Some(at(retry_after)) }
+        JobState::Failed {
+            reason: "Bad",
+            message: "no good".into(),
+            refused,
+            judged: false,
+            retry_after: Some(at(retry_after)),
+        }
     }
 
     fn refused_for_good() -> JobState {
-        JobState::Failed { reason: "Bad", message: "no good".into(), refused: true, retry_after: None }
+        JobState::Failed { reason: "Bad", message: "no good".into(), refused: true, judged: true, retry_after: None }
     }
 
     fn seen(fetch: Option<JobState>, complete: bool, upload: Option<JobState>) -> View {
@@ -250,6 +327,7 @@ mod tests {
             users: Vec::new(),
             deleted: false,
             known: None,
+            copies: Copies { some: complete, lacking: !complete },
         }
     }
 
@@ -272,15 +350,60 @@ mod tests {
         assert_eq!(rejected.message, "no good");
     }
 
+    fn verified(fetch: Option<JobState>, copies: Copies) -> View {
+        let known = Known { size: Some(Bytes::mebi(1)), virtual_size: Some(Bytes::gibi(2)), unavailable: None };
+        View { known: Some(known), copies, ..seen(fetch, false, None) }
+    }
+
+    const ONE_LACKS: Copies = Copies { some: true, lacking: true };
+
     #[test]
     fn what_an_earlier_process_verified_stays_ready_and_is_not_uploaded_before_this_one_has_looked() {
-        let mut seen = seen(None, false, None);
-        seen.known = Some(Known { size: Some(Bytes::mebi(1)), virtual_size: Some(Bytes::gibi(2)) });
-        let looking = plan(&seen, at(0));
+        let looking = plan(&verified(None, ONE_LACKS), at(0));
         assert_eq!((looking.phase, looking.size), (ImagePhase::Ready, Some(Bytes::mebi(1))));
         assert!(matches!(looking.steps.as_slice(), [Step::Fetch(_)]));
-        seen.fetches[0].1 = Some(failed(true, 0));
-        assert_eq!(plan(&seen, at(0)).phase, ImagePhase::Rejected);
+        assert_eq!(looking.supply, Supply::Refetching);
+        assert_eq!(plan(&verified(Some(refused_for_good()), ONE_LACKS), at(0)).phase, ImagePhase::Rejected);
+    }
+
+    #[test]
+    fn what_is_verified_stays_ready_without_its_source_as_long_as_a_host_has_it() {
+        let trouble =
+            Trouble { reason: "Bad".into(), message: "no good; fetched again at 1970-01-01T00:01:00Z".into() };
+        for other_file in [false, true] {
+            let mut away = verified(Some(failed(other_file, 60)), ONE_LACKS);
+            let waits = plan(&away, at(59));
+            assert_eq!((waits.phase, waits.reason.as_str()), (ImagePhase::Ready, "Verified"), "{other_file}");
+            assert_eq!((&waits.supply, waits.size), (&Supply::Unavailable(trouble.clone()), Some(Bytes::mebi(1))));
+            assert!(waits.steps.is_empty() && waits.busy);
+            assert_eq!(waits.hosts[0].message.as_ref(), Some(&trouble.message));
+            assert!(matches!(plan(&away, at(60)).steps.as_slice(), [Step::Fetch(_)]));
+            away.copies.some = false;
+            let gone = plan(&away, at(59));
+            assert_eq!((gone.phase, gone.reason.as_str(), gone.size), (ImagePhase::Failed, "Bad", waits.size));
+            assert_eq!(gone.supply, waits.supply, "which is how the next look knows that it was verified");
+        }
+    }
+
+    #[test]
+    fn what_was_wrong_with_a_source_stays_so_while_it_is_tried_again() {
+        let mut seen = verified(None, ONE_LACKS);
+        let trouble = Trouble { reason: "Bad".into(), message: "no good".into() };
+        seen.known.as_mut().unwrap().unavailable = Some(trouble.clone());
+        assert_eq!(plan(&seen, at(0)).supply, Supply::Unavailable(trouble));
+        seen.fetches[0].1 = Some(stored());
+        assert_eq!(plan(&seen, at(0)).supply, Supply::Open);
+    }
+
+    #[test]
+    fn what_is_verified_is_not_fetched_again_while_every_host_that_answers_has_it() {
+        for copies in [Copies { some: true, lacking: false }, Copies::default()] {
+            for state in [None, Some(failed(false, 0)), Some(failed(true, 0))] {
+                let rests = plan(&verified(state, copies), at(60));
+                assert_eq!((rests.steps.len(), rests.phase, rests.busy), (0, ImagePhase::Ready, false));
+                assert_eq!(rests.supply, Supply::Open);
+            }
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use jiff::Timestamp;
 
-use super::plan::{Plan, View};
-use crate::api::conditions::{self, READY, State};
+use super::plan::{Plan, Supply, View};
+use crate::api::conditions::{self, READY, SOURCE_UNAVAILABLE, State};
 use crate::api::{Bytes, Image, ImageHost, ImageHostState, ImagePhase, ImageStatus};
 use crate::controllers::news::News;
 use crate::controllers::writes::Share;
@@ -12,7 +12,7 @@ use crate::controllers::writes::Share;
 pub const SHARE: Share = Share {
     manager: "cascina-image",
     fields: &["observedGeneration", "phase", "revision", "size", "virtualSize", "ready", "progress", "hosts"],
-    conditions: &[READY, "Deleting"],
+    conditions: &[READY, SOURCE_UNAVAILABLE, "Deleting"],
 };
 
 /// How many hosts the status lists.
@@ -27,6 +27,17 @@ pub fn status(image: &Image, seen: &View, plan: &Plan, now: Timestamp) -> ImageS
         ImagePhase::Ready => State::yes(READY, plan.reason.clone(), plan.message.clone()),
         _ => State::no(READY, plan.reason.clone(), plan.message.clone()),
     }];
+    match &plan.supply {
+        Supply::Open => {}
+        Supply::Refetching => {
+            let message =
+                "the operator has its files no more and fetches them; until then only hosts that have a copy use it";
+            states.push(State::unknown(SOURCE_UNAVAILABLE, "Fetching", message));
+        }
+        Supply::Unavailable(trouble) => {
+            states.push(State::yes(SOURCE_UNAVAILABLE, trouble.reason.clone(), trouble.message.clone()));
+        }
+    }
     if seen.deleted {
         let users = seen.users.iter().take(5).map(String::as_str).collect::<Vec<_>>().join(", ");
         let message = format!("{} machines were made from it and need it: {users}", seen.users.len());
@@ -56,15 +67,19 @@ fn listed(hosts: &[ImageHost]) -> Vec<ImageHost> {
 /// What is worth an event in the step from the old status to the new.
 pub fn news(image: &Image, after: &ImageStatus) -> Option<News> {
     let before = image.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
-    let old = conditions::find(before, READY);
-    let new = conditions::find(&after.conditions, READY)?;
-    if old.is_some_and(|old| old.status == new.status && old.reason == new.reason) {
-        return None;
-    }
+    let became = |kind| {
+        let new = conditions::find(&after.conditions, kind)?;
+        let old = conditions::find(before, kind);
+        (!old.is_some_and(|old| old.status == new.status && old.reason == new.reason)).then_some(new)
+    };
+    let Some(ready) = became(READY) else {
+        let trouble = became(SOURCE_UNAVAILABLE).filter(|trouble| trouble.status == "True")?;
+        return Some(News::if_it_lasts(SOURCE_UNAVAILABLE, &trouble.reason, &trouble.message));
+    };
     Some(match after.phase {
-        ImagePhase::Rejected => News::warning(&new.reason, &new.message),
+        ImagePhase::Rejected => News::warning(&ready.reason, &ready.message),
         // A source that can't be read is tried again in seconds.
-        ImagePhase::Failed => News::if_it_lasts(READY, &new.reason, &new.message),
-        ImagePhase::Pending | ImagePhase::Fetching | ImagePhase::Ready => News::normal(&new.reason, &new.message),
+        ImagePhase::Failed => News::if_it_lasts(READY, &ready.reason, &ready.message),
+        ImagePhase::Pending | ImagePhase::Fetching | ImagePhase::Ready => News::normal(&ready.reason, &ready.message),
     })
 }

@@ -19,6 +19,8 @@ pub enum Cause {
     Private,
     /// Has the farm's other router: one host's end is not to be both's.
     OtherRouter,
+    /// Has no copy of the image, whose files can't be had.
+    NoCopy,
     /// Not the host that has the machine's disks.
     Elsewhere,
     /// Somebody keeps new machines away.
@@ -47,6 +49,7 @@ impl Cause {
             Self::Selector => "not selected by hypervisorSelector".into(),
             Self::Private => "without a public network".into(),
             Self::OtherRouter => "with the farm's other router".into(),
+            Self::NoCopy => "without its image, of which no more copies can be made".into(),
             Self::Elsewhere => "without its disks".into(),
             Self::Cordoned => "cordoned".into(),
             Self::Paused => "paused".into(),

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::hosts::{empty_offer, share_pools, sizes_of_pools};
-use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request, Role, place};
+use super::plan::{Amount, Budget, Decision, HostOffer, Openness, Place, Request, Role, Supply, place};
 use super::testing::{at, host};
 use crate::api::{Bytes, HypervisorClass, Quota};
 
@@ -35,6 +35,7 @@ prop_compose! {
             created: at(age),
             needs: amount(cpus, memory, storage),
             revision: "image-1".into(),
+            supply: Supply::All,
             place: match (home, lost) {
                 (Some(host), _) => Place::Home { host: format!("host-{host}"), storage: Bytes::mebi(1) },
                 (None, Some(pool)) => {
@@ -315,6 +316,7 @@ proptest! {
             created: at(tenant as i64),
             needs: amount(1, 1, 0),
             revision: "image-1".into(),
+            supply: Supply::All,
             place: Place::Any { class: HypervisorClass::Worker, selector: BTreeMap::new() },
             role: Role::Machine,
         };

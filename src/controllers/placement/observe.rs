@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::hosts::{empty_offer, share_pools, sizes_of_pools};
-use super::plan::{Amount, Budget, HostOffer, Place, Request, Role, Wait};
+use super::plan::{Amount, Budget, HostOffer, IMAGE_FETCHING, Place, Request, Role, Supply, Wait};
 use super::standing::{held, holds_reservation, needs, pin_flavour, with_disks_of};
-use crate::api::conditions::{READY, find};
+use crate::api::conditions::{READY, SOURCE_UNAVAILABLE, find};
 use crate::api::{
     Flavour, GROUP_LABEL, Hypervisor, HypervisorPhase, Image, ImagePhase, PinnedFlavour, PinnedImage, Quota,
     ROUTER_LABEL, VirtualFarm, VirtualMachine, VirtualMachineSpec,
@@ -28,9 +28,6 @@ const READING: Duration = Duration::from_millis(200);
 
 /// The first look at a host takes at most so long.
 const SETTLING: Duration = Duration::from_secs(15);
-
-/// Reason of machines whose image is on its way to the operator.
-pub const IMAGE_FETCHING: &str = "ImageFetching";
 
 /// All objects that placement decides over. Plain data: a dry run changes it and asks what would happen.
 #[derive(Clone, Default)]
@@ -263,6 +260,7 @@ impl World {
             created: machine.metadata.creation_timestamp.as_ref().map_or(Timestamp::MIN, |time| time.0),
             needs: needs(&flavour, Some(&image)),
             revision: image.revision.clone(),
+            supply: self.supply_of(&image, &place),
             place,
             role,
         };
@@ -306,6 +304,19 @@ impl World {
             }
             (Some(pinned), _) => Ok(pinned),
             (None, _) => self.usable_image(&machine.spec.image),
+        }
+    }
+
+    /// Whether hosts that lack its image can be given one. Where its disks are the image is, too.
+    fn supply_of(&self, image: &PinnedImage, place: &Place) -> Supply {
+        if matches!(place, Place::Home { .. } | Place::Away { pool: Some(_), .. }) || !self.is_current(image) {
+            return Supply::All;
+        }
+        let status = self.images.get(&image.name).and_then(|image| image.status.as_ref());
+        match status.and_then(|status| find(&status.conditions, SOURCE_UNAVAILABLE)) {
+            None => Supply::All,
+            Some(condition) if condition.status == "True" => Supply::Copies,
+            Some(_) => Supply::Coming,
         }
     }
 

@@ -36,10 +36,24 @@ pub struct Request {
     pub needs: Amount,
     /// The revision of its image.
     pub revision: String,
+    /// Which hosts can have that image.
+    pub supply: Supply,
     /// Where it may go.
     pub place: Place,
     /// What it is in its farm.
     pub role: Role,
+}
+
+/// Which hosts can have an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Supply {
+    /// All: it is sent to where a machine is placed.
+    #[default]
+    All,
+    /// All, once the operator has fetched it again, or only those with a copy, should that fail.
+    Coming,
+    /// Those with a copy.
+    Copies,
 }
 
 /// What a machine is in its farm.
@@ -156,6 +170,9 @@ pub struct Decision {
     pub verdict: Result<String, Wait>,
 }
 
+/// Reason of machines whose image is on its way to the operator.
+pub const IMAGE_FETCHING: &str = "ImageFetching";
+
 /// Reason of machines that wait because no host takes them.
 pub const UNSCHEDULABLE: &str = "Unschedulable";
 
@@ -240,6 +257,10 @@ fn choose<'a>(
     let parts = best.and_then(|index| hosts.split_at_mut_checked(index));
     let chosen = parts.and_then(|(before, from)| Some((before, from.split_first_mut()?)));
     let (before, (host, after)) = chosen.ok_or_else(|| Wait::new(UNSCHEDULABLE, request.explain(&causes)))?;
+    if request.supply == Supply::Coming && !host.has_image(request) {
+        let message = "its image is fetched once more: the host where it would be best has no copy";
+        return Err(Wait::new(IMAGE_FETCHING, message));
+    }
     let pool = host.pool.clone();
     let mates = before.iter_mut().chain(after).filter(move |other| pool.is_some() && other.pool == pool);
     Ok((host, mates))
@@ -250,7 +271,9 @@ impl Request {
     fn asked(&self) -> Option<Asked<'_>> {
         let Amount { cpus, memory, storage } = self.needs;
         match &self.place {
-            Place::Any { class, selector } if !self.is_router() => Some((*class, selector, (cpus, memory, storage))),
+            Place::Any { class, selector } if !self.is_router() && self.supply == Supply::All => {
+                Some((*class, selector, (cpus, memory, storage)))
+            }
             Place::Any { .. } | Place::Home { .. } | Place::Away { .. } => None,
         }
     }
@@ -316,6 +339,9 @@ impl HostOffer {
             return Some(Cause::Private);
         }
         let goes_home = matches!(request.place, Place::Home { .. });
+        if request.supply == Supply::Copies && !goes_home && !self.has_image(request) {
+            return Some(Cause::NoCopy);
+        }
         if request.is_router() && !goes_home && self.routed.contains(&request.farm) {
             return Some(Cause::OtherRouter);
         }
@@ -327,6 +353,10 @@ impl HostOffer {
             Openness::NotReady => Some(Cause::NotReady),
             Openness::Unverified => Some(Cause::Unverified),
         }
+    }
+
+    fn has_image(&self, request: &Request) -> bool {
+        self.cached.contains(&request.revision)
     }
 
     fn is_selected(&self, selector: &BTreeMap<String, String>) -> bool {
@@ -350,7 +380,7 @@ impl HostOffer {
     /// Lower is better.
     fn rank(&self, request: &Request, group: Option<&(Key, String)>) -> (usize, bool, u64, u64, &str) {
         let alike = group.and_then(|group| self.groups.get(group).copied()).unwrap_or_default();
-        let missing = !self.cached.contains(&request.revision);
+        let missing = !self.has_image(request);
         let mut after = self.allocated;
         after += request.needs;
         let memory = share(after.memory.get(), self.allocatable.memory.get());

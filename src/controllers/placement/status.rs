@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use kube::ResourceExt;
 
-use super::observe::{Candidate, IMAGE_FETCHING};
-use super::plan::{QUOTA_EXCEEDED, UNSCHEDULABLE, Wait};
+use super::observe::Candidate;
+use super::plan::{IMAGE_FETCHING, QUOTA_EXCEEDED, UNSCHEDULABLE, Wait};
 use super::standing::{FINISHED, HALTED, SCHEDULED};
 use crate::api::conditions::{State, find, stamp};
 use crate::api::{VirtualMachine, VirtualMachineStatus};

@@ -45,6 +45,44 @@ fn machines_of_a_group_go_to_different_hosts_even_if_only_one_has_the_image() {
     assert_eq!(decided(&site), ["a@two", "b@two"], "without a group the image decides");
 }
 
+/// A site whose image has this condition; host `two` has a copy, on `one` a member of the group fits better.
+fn with_source(state: State, two: crate::api::Hypervisor) -> World {
+    let mut image = image("appliance");
+    let revision = crate::images::volumes_of(&image.spec).unwrap().revision;
+    let status = image.status.as_mut().unwrap();
+    status.revision = Some(revision.clone());
+    status.conditions = stamp(vec![state], &[], None, at(0));
+    let mut two = two;
+    two.status.as_mut().unwrap().cached_images = vec![revision];
+    let group =
+        vec![of_group(machine("a", 0), "workers"), of_group(running_on(machine("b", 1), "two", 1, "1Gi"), "workers")];
+    let mut site = world(vec![big("one"), two], group);
+    site.images.insert("appliance".into(), Arc::new(image));
+    site
+}
+
+#[test]
+fn an_image_whose_source_is_gone_is_used_where_there_is_a_copy() {
+    let gone = || State::yes("SourceUnavailable", "SourceUnreachable", "");
+    assert_eq!(decided(&with_source(gone(), big("two")))[0], "a@two");
+    let full = decided(&with_source(gone(), host("two", 1, "1Gi", "500Gi")));
+    assert_eq!(
+        full[0],
+        "a: Unschedulable: 0/2 hypervisors: 1 lacks 1 CPU, 1 without its image, of which no more copies can be made"
+    );
+}
+
+#[test]
+fn an_image_that_is_fetched_once_more_is_waited_for_where_there_is_no_copy() {
+    let coming = || State::unknown("SourceUnavailable", "Fetching", "");
+    let waits = decided(&with_source(coming(), big("two")));
+    assert!(waits[0].starts_with("a: ImageFetching: its image is fetched once more"), "{waits:?}");
+    let mut alone = with_source(coming(), big("two"));
+    alone.machines.retain(|machine| machine.metadata.name.as_deref() == Some("a"));
+    Arc::make_mut(&mut alone.machines[0]).metadata.labels = None;
+    assert_eq!(decided(&alone), ["a@two"], "a copy is as good as ever");
+}
+
 #[test]
 fn new_hosts_are_waited_for_but_not_long() {
     let mut new = big("new");
