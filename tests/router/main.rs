@@ -6,6 +6,7 @@
 mod appliance;
 mod attacks;
 mod cuts;
+mod denials;
 mod dns;
 #[path = "../support/emulated.rs"]
 mod emulated;

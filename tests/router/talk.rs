@@ -1,7 +1,7 @@
 //! Connections between namespaces.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -54,6 +54,56 @@ pub fn call(namespace: &str, to: Ipv4Addr, port: u16) -> Option<(TcpStream, Stri
 /// What one is greeted with.
 pub fn greeting(namespace: &str, to: Ipv4Addr, port: u16) -> Option<String> {
     call(namespace, to, port).map(|(_, greeting)| greeting)
+}
+
+/// Two who send each other datagrams: each end, and what the second one knows the first by.
+pub struct Datagrams {
+    near: UdpSocket,
+    far: UdpSocket,
+    peer: SocketAddr,
+}
+
+impl Datagrams {
+    /// Begun from one namespace towards an address in another.
+    pub fn between(namespace: &str, other: &str, to: Ipv4Addr, port: u16) -> Self {
+        let open = |namespace: &str, at: (Ipv4Addr, u16)| {
+            in_namespace(namespace, move || {
+                let socket = UdpSocket::bind(at).unwrap();
+                socket.set_read_timeout(Some(PATIENCE)).unwrap();
+                socket
+            })
+        };
+        let (near, far) = (open(namespace, (Ipv4Addr::UNSPECIFIED, 0)), open(other, (to, port)));
+        near.connect((to, port)).unwrap();
+        near.send(b"hello").unwrap();
+        let (_, peer) = far.recv_from(&mut [0; 8]).expect("it gets there");
+        Self { near, far, peer }
+    }
+
+    /// Whether what the first one sends arrives.
+    pub fn arrive(&self) -> bool {
+        // The next one that is sent is told of a refusal that came before, and isn't sent.
+        if self.near.send(b"out").is_err() {
+            self.near.send(b"out").unwrap();
+        }
+        let mut buffer = [0; 8];
+        matches!(self.far.recv_from(&mut buffer), Ok((_, peer)) if peer == self.peer)
+    }
+
+    /// Whether what the other one sends comes back, though nobody asks for it.
+    pub fn come_back(&self) -> bool {
+        let mut buffer = [0; 8];
+        self.far.send_to(b"back", self.peer).unwrap();
+        loop {
+            match self.near.recv(&mut buffer) {
+                Ok(4) => return true,
+                Ok(_) => {}
+                // A refusal that was told, and no silence.
+                Err(error) if error.kind() != ErrorKind::WouldBlock => {}
+                Err(_) => return false,
+            }
+        }
+    }
 }
 
 /// Whether the other end still answers.

@@ -2,12 +2,15 @@
 //!
 //! Each forward and each elastic address has a number, by which the kernel marks the connections that came through it. A
 //! packet whose connection bears a number that is no longer in force is dropped: what is taken back ends at once, also where
-//! a connection stands. The numbers follow from what they stand for, so that a change ends nothing else.
+//! a connection stands. The numbers follow from what they stand for, so that a change ends nothing else. Who may come
+//! through a forward, and where machines may go, is asked of every packet and not of the first alone, by what its connection
+//! was begun with: so it holds for both directions, and for what began before it was said.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::net::Ipv4Addr;
 
+use ipnet::Ipv4Net;
 use sha2::{Digest, Sha256};
 
 use super::interfaces::MOST_CONNECTIONS;
@@ -29,7 +32,9 @@ pub(super) fn document(router: &Router) -> String {
     table.chain("leaving", "type nat hook postrouting priority srcnat; policy accept;", leaving(router));
     table.chain("input", "type filter hook input priority filter; policy drop;", input(router));
     table.chain("forward", "type filter hook forward priority filter; policy drop;", forward(router, &entrances));
-    table.chain("egress", "", egress(router));
+    table.chain("egress", "", egress(router, &OUT));
+    table.chain("answers", "", egress(router, &BACK));
+    table.chain("refused", "", refused());
     table.written()
 }
 
@@ -53,6 +58,13 @@ impl Entrances {
             (*address, mark(&meaning, &mut taken))
         });
         Self { elastic: elastic.collect(), forwards }
+    }
+
+    /// The ways in that not everybody may come through, and who may.
+    fn limited<'a>(&self, router: &'a Router) -> Vec<(Mark, &'a BTreeSet<Ipv4Net>)> {
+        let sources = router.forwards.values().map(|forward| &forward.sources);
+        let limited = self.forwards.values().copied().zip(sources);
+        limited.filter(|(_, sources)| !sources.is_empty()).collect()
     }
 
     /// The number of each way in, and the name of its counter.
@@ -104,6 +116,14 @@ impl Table {
         self.set("entrances", "type mark;", marks.keys().map(|mark| format!("{mark:#x}")));
         let counted = marks.iter().map(|(mark, name)| format!("{mark:#x} : \"{name}\""));
         self.elements("map counters_of_entrances", "type mark : counter;", counted);
+        let limited = entrances.limited(router);
+        self.set("limited_entrances", "type mark;", limited.iter().map(|(mark, _)| format!("{mark:#x}")));
+        let sources = limited.iter().flat_map(|(mark, sources)| {
+            // The kernel takes no element twice, and no part of one.
+            let sources = Ipv4Net::aggregate(&sources.iter().copied().collect());
+            sources.into_iter().map(move |source| format!("{mark:#x} . {source}"))
+        });
+        self.set("sources_of_entrances", "type mark . ipv4_addr; flags interval;", sources);
         self.set("denied", "type ipv4_addr; flags interval; auto-merge;", &router.denied);
         self.set("admitted", "type ipv4_addr; flags interval; auto-merge;", &router.admitted);
         self.set("behind_vpn", "type ipv4_addr; flags interval; auto-merge;", router.remote_networks());
@@ -229,8 +249,11 @@ fn input(router: &Router) -> Vec<String> {
 
 /// What passes through the router.
 fn forward(router: &Router, entrances: &Entrances) -> Vec<String> {
+    let farm = router.farm;
     let mut rules = vec![
         r#"ct mark != 0 ct mark != @entrances counter name "ended" drop"#.to_owned(),
+        r#"ct mark @limited_entrances ct mark . ct original ip saddr != @sources_of_entrances counter name "ended" drop"#
+            .to_owned(),
         "ct mark != 0 counter name ct mark map @counters_of_entrances".to_owned(),
         format!(r#"iifname "{FARM_CARD}" oifname "{PUBLIC_CARD}" counter name "to-outside""#),
         format!(r#"iifname "{PUBLIC_CARD}" oifname "{FARM_CARD}" counter name "from-outside""#),
@@ -238,6 +261,14 @@ fn forward(router: &Router, entrances: &Entrances) -> Vec<String> {
         format!(r#"oifname "{VPN_CARD}" counter name "vpn""#),
         // A tunnel's packets are smaller than those of the networks at its ends.
         "tcp flags & (syn | rst) == syn tcp option maxseg size set rt mtu".to_owned(),
+        // What a machine began towards the outside is judged anew with each packet; what others began by its way in. Errors
+        // on the way, which are related, come from anywhere.
+        format!(
+            r#"iifname "{FARM_CARD}" oifname "{PUBLIC_CARD}" ct state established ct original ip saddr {farm} goto egress"#
+        ),
+        format!(
+            r#"iifname "{PUBLIC_CARD}" oifname "{FARM_CARD}" ct state established ct original ip saddr {farm} goto answers"#
+        ),
         "ct state established,related accept".to_owned(),
         "ct state invalid drop".to_owned(),
         format!(
@@ -256,19 +287,39 @@ fn forward(router: &Router, entrances: &Entrances) -> Vec<String> {
     rules
 }
 
-/// Where machines may go.
-fn egress(router: &Router) -> Vec<String> {
-    let refused = r#"counter name "denied" reject with icmp type admin-prohibited"#;
-    let denied = format!("ip daddr @denied ip daddr != @admitted {refused}");
+/// What of a packet tells whom its machine called.
+struct Called {
+    address: &'static str,
+    port: &'static str,
+}
+
+const OUT: Called = Called { address: "ip daddr", port: "dport" };
+
+const BACK: Called = Called { address: "ip saddr", port: "sport" };
+
+/// Where machines may go, and whose answers pass.
+fn egress(router: &Router, Called { address, port }: &Called) -> Vec<String> {
+    let denied = format!("{address} @denied {address} != @admitted goto refused");
     let rules = router.egress.iter().map(|EgressRule { to, ports, action }| {
         let ports = match ports {
-            Some((transport, ports)) => among(&format!("{} dport ", transport.name()), ports),
+            Some((transport, ports)) => among(&format!("{} {port} ", transport.name()), ports),
             None => String::new(),
         };
-        match action {
-            EgressAction::Allow => format!("ip daddr {to} {ports}accept"),
-            EgressAction::Deny => format!("ip daddr {to} {ports}{refused}"),
-        }
+        let verdict = match action {
+            EgressAction::Allow => "accept",
+            EgressAction::Deny => "goto refused",
+        };
+        format!("{address} {to} {ports}{verdict}")
     });
     std::iter::once(denied).chain(rules).chain(["accept".to_owned()]).collect()
+}
+
+/// The machine is told; who is outside is not.
+fn refused() -> Vec<String> {
+    vec![
+        r#"counter name "denied""#.to_owned(),
+        format!(r#"iifname "{PUBLIC_CARD}" drop"#),
+        "meta l4proto tcp ct state established reject with tcp reset".to_owned(),
+        "reject with icmp type admin-prohibited".to_owned(),
+    ]
 }

@@ -51,6 +51,27 @@ fn two_routers_are_told_whose_turn_it_is_and_nothing_else_is_another() {
 }
 
 #[test]
+fn what_is_denied_is_asked_of_packets_of_either_direction() {
+    let mut router = full();
+    router.egress = vec![EgressRule {
+        to: net("203.0.113.0/24"),
+        ports: Some((Transport::Udp, [port(53)].into())),
+        action: EgressAction::Deny,
+    }];
+    let documents = router.documents();
+    let rules = documents.content(DocumentName::Nftables);
+    let place = |text: &str| rules.find(text).unwrap_or_else(|| panic!("{text}: {rules}"));
+    let accepts = place("ct state established,related accept\n\t\tct state invalid drop\n\t\tiifname \"farm\" add");
+    for judged in
+        ["ip saddr 172.16.7.0/24 goto egress", "ip saddr 172.16.7.0/24 goto answers", "ct mark @limited_entrances"]
+    {
+        assert!(place(judged) < accepts, "{judged}");
+    }
+    place("ip daddr 203.0.113.0/24 udp dport { 53 } goto refused");
+    place("ip saddr 203.0.113.0/24 udp sport { 53 } goto refused");
+}
+
+#[test]
 fn a_machine_more_changes_the_two_files_about_machines() {
     let before = full();
     let mut after = before.clone();
