@@ -414,6 +414,48 @@ fn committed_definitions_are_what_the_types_say() {
     assert_eq!(committed.len(), generated.len(), "run crds/generate");
 }
 
+/// The operator leaves empty lists out of what it makes, so a farm with one is to be judged as what is made of it.
+#[test]
+fn an_empty_list_is_judged_as_one_that_is_not_there() {
+    fn rules(schema: &Value, path: &str, found: &mut Vec<String>) {
+        let lists = schema["properties"].as_object().into_iter().flatten().filter(|(_, field)| {
+            field["type"] == "array" || (field["type"] == "object" && field["additionalProperties"].is_object())
+        });
+        let lists: Vec<_> = lists.map(|(name, _)| name.as_str()).collect();
+        for rule in schema["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let rule = rule["rule"].as_str().unwrap();
+            for list in &lists {
+                for (at, asked) in rule.match_indices(&format!("has(self.{list})")) {
+                    let (before, after) = (&rule[..at], &rule[at + asked.len()..]);
+                    let counted = after.starts_with(&format!(" && self.{list}.size() > 0"));
+                    // Of none all is true, and their sum is nothing.
+                    let of_each = ["all", "map"].iter().any(|of| after.starts_with(&format!(" || self.{list}.{of}(")));
+                    if !(counted || before.ends_with('!') && of_each) {
+                        found.push(format!("{path}: {rule}"));
+                    }
+                }
+            }
+        }
+        for (name, field) in schema["properties"].as_object().into_iter().flatten() {
+            rules(field, &format!("{path}.{name}"), found);
+        }
+        for inner in [&schema["items"], &schema["additionalProperties"]] {
+            if inner.is_object() {
+                rules(inner, &format!("{path}[]"), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for definition in cascina::api::custom_resource_definitions() {
+        let definition = serde_json::to_value(&definition).unwrap();
+        for version in definition["spec"]["versions"].as_array().unwrap() {
+            let kind = definition["spec"]["names"]["kind"].as_str().unwrap();
+            rules(&version["schema"]["openAPIV3Schema"], kind, &mut found);
+        }
+    }
+    assert_eq!(found, Vec::<String>::new(), "ask for its size too: has(self.x) && self.x.size() > 0");
+}
+
 #[test]
 fn numbers_have_formats_that_kubernetes_knows() {
     let known = ["int32", "int64", "float", "double", "date-time", "byte"];

@@ -219,7 +219,7 @@ pub enum PortProtocol {
 /// What becomes of packets that machines send to a network outside.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.protocol) || has(self.ports)").message("protocol: says of which ports the rule speaks; give ports too"))]
+#[x_kube(validation = Rule::new("!has(self.protocol) || (has(self.ports) && self.ports.size() > 0)").message("protocol: says of which ports the rule speaks; give ports too"))]
 pub struct EgressRule {
     /// The network, such as `203.0.113.0/24`.
     #[schemars(regex(pattern = CIDR))]

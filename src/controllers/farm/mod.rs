@@ -201,7 +201,7 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
     let view = look(context, memory, &farms.latest(&farm).unwrap_or(farm));
     let mut plan = plan::plan(&view);
     let errors = [done.error.as_ref(), access.as_ref().err()];
-    plan.troubles.extend(errors.into_iter().flatten().map(|error| Wait::new("WriteFailed", error.to_string())));
+    plan.troubles.extend(errors.into_iter().flatten().map(not_written));
     plan.troubles.extend(access.as_ref().ok().cloned().flatten());
     let pause = tell(context, memory, &view, status::status(&view, &plan, context.clock.now())).await?;
     done.tell(context, &act::about(&view.farm)).await;
@@ -211,6 +211,15 @@ async fn work(farm: Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -
     let unread = view.hosts_are_unread.then_some(SURPRISED);
     let pause = pause.into_iter().chain(unread).min().unwrap_or(INTERVAL);
     Ok(Action::requeue(if done.surprised { pause.min(SURPRISED) } else { pause }))
+}
+
+/// What is told of something that couldn't be written.
+fn not_written(error: &Error) -> Wait {
+    if error.is_refusal() {
+        let message = format!("the API server refuses an object of the farm, so that stays as it was: {error}");
+        return Wait::new("WriteRefused", message);
+    }
+    Wait::new("WriteFailed", format!("an object of the farm couldn't be written, and is tried again: {error}"))
 }
 
 async fn rehearse(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
@@ -309,7 +318,7 @@ async fn tell_of_network(
 }
 
 /// Reasons of `Ready` that are worth a warning.
-const TROUBLES: [&str; 9] = [
+const TROUBLES: [&str; 10] = [
     "AddressConflict",
     "AddressesExhausted",
     "GatewayLeftBehind",
@@ -319,6 +328,7 @@ const TROUBLES: [&str; 9] = [
     "OutsidePool",
     "PoolExhausted",
     "RoleBindingTaken",
+    "WriteRefused",
 ];
 
 fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<News> {
