@@ -151,10 +151,13 @@ pub fn some_of(list: &[String], between: &str) -> String {
 
 impl View {
     /// The machines that belong to the farm, whoever made them; one that another farm of this name gave its address isn't one
-    /// of them, nor is its router, which is a machine too.
+    /// of them, nor is its router, which is a machine too. One that was promised an address was none when that was decided.
     #[must_use]
     pub fn own_machines(&self) -> Vec<Arc<VirtualMachine>> {
-        let is_router = |machine: &VirtualMachine| machine.router().is_some() || is_router_to_be(machine);
+        let is_promised = |machine: &VirtualMachine| machine.uid().is_some_and(|uid| self.promised.contains_key(&uid));
+        let is_router = |machine: &VirtualMachine| {
+            machine.router().is_some() || (is_router_to_be(machine) && !is_promised(machine))
+        };
         let is_ours = |machine: &&Arc<VirtualMachine>| is_member(machine, &self.farm) && !is_router(machine);
         self.machines.iter().filter(is_ours).cloned().collect()
     }

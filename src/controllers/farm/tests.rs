@@ -617,6 +617,23 @@ fn only_the_router_gets_the_gateways_address_and_it_is_no_machine_of_the_farm() 
     assert_eq!(find(&status.conditions, READY).unwrap().reason, "RouterNotReady");
 }
 
+/// A tenant writes the labels of his machines.
+#[test]
+fn a_machine_that_has_an_address_counts_whatever_its_label_says() {
+    let claims_to_be = |mut machine: VirtualMachine| {
+        machine.labels_mut().insert(ROUTER_LABEL.into(), "x".into());
+        machine
+    };
+    let labelled = || claims_to_be(addressed(bare("own", 0), "172.16.1.2"));
+    let site = given(workers(0)).with(labelled()).with(bare("next", 1));
+    site.plans(["next gets 172.16.1.3"]);
+    assert_eq!(site.plan().addresses_used, 2);
+    let unwritten = labelled().status.map(|_| claims_to_be(bare("own", 0))).unwrap();
+    let mut promised = given(workers(0)).with(unwritten).with(bare("next", 1));
+    promised.0.promised = [("uid-own".to_owned(), "172.16.1.2".parse().unwrap())].into();
+    promised.plans(["own gets 172.16.1.2", "next gets 172.16.1.3"]);
+}
+
 #[test]
 fn two_routers_have_addresses_of_their_own_which_no_machine_is_given() {
     let mut farm = routed(workers(0));

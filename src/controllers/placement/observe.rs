@@ -442,10 +442,12 @@ fn group_of(machine: &VirtualMachine) -> Option<String> {
     machine.labels().get(GROUP_LABEL).cloned()
 }
 
-/// Whether a machine is to be a router and isn't yet: it gets no address like any other.
+/// Whether a machine is to be a router and isn't yet: it gets no address like any other. A label is anybody's, so one that has
+/// an address already is a machine like any other, whatever it is called.
 #[must_use]
 pub fn is_router_to_be(machine: &VirtualMachine) -> bool {
-    machine.labels().contains_key(ROUTER_LABEL) && machine.router().is_none()
+    let has_address = machine.status.as_ref().is_some_and(|status| status.address.is_some());
+    machine.labels().contains_key(ROUTER_LABEL) && machine.router().is_none() && !has_address
 }
 
 /// Namespace and name of a machine's farm.
