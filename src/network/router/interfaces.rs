@@ -12,6 +12,9 @@ use crate::network::{MacAddress, RouterSeat};
 /// Connections that the kernel remembers; each takes about 320 bytes of the router's memory.
 pub(super) const MOST_CONNECTIONS: u32 = 131_072;
 
+/// The largest packet of the network outside.
+const PUBLIC_MTU: u16 = 1500;
+
 /// WireGuard's own share of a packet, over IPv4.
 const TUNNEL_OVERHEAD: u16 = 60;
 
@@ -66,7 +69,9 @@ struct Tunnel {
 }
 
 pub(super) fn document(router: &Router) -> String {
-    let tunnel = |_| Tunnel { mtu: router.mtu.saturating_sub(TUNNEL_OVERHEAD), routes: router.remote_networks() };
+    // Its packets leave by the public card, wherever those in them come from.
+    let mtu = router.mtu.min(PUBLIC_MTU).saturating_sub(TUNNEL_OVERHEAD);
+    let tunnel = |_| Tunnel { mtu, routes: router.remote_networks() };
     let interfaces =
         Interfaces { farm: farm_card(router), public: public_card(router), vpn: router.vpn.as_ref().map(tunnel) };
     // Texts and numbers by names that are texts: there is nothing that could fail.
@@ -96,7 +101,7 @@ fn public_card(router: &Router) -> Option<Card> {
     let public = router.public?;
     let (shared, own): (Vec<_>, Vec<_>) = router.public_addresses().partition(|_| router.paired);
     Some(Card {
-        mtu: 1500,
+        mtu: PUBLIC_MTU,
         cards: vec![OwnCard { mac: MacAddress::of(public.address).to_string(), addresses: own }],
         shared,
         gateway: (!router.paired).then_some(public.gateway),

@@ -80,6 +80,15 @@ fn a_machine_more_changes_the_two_files_about_machines() {
 }
 
 #[test]
+fn a_tunnel_carries_what_both_the_farm_and_the_network_outside_do() {
+    for (mtu, expected) in [(576, 516), (1400, 1340), (1500, 1440), (9000, 1440)] {
+        let documents = Router { mtu, ..full() }.documents();
+        let cards: serde_json::Value = serde_json::from_str(documents.content(DocumentName::Interfaces)).unwrap();
+        assert_eq!((&cards["vpn"]["mtu"], &cards["farm"]["mtu"]), (&expected.into(), &mtu.into()));
+    }
+}
+
+#[test]
 fn an_elastic_address_that_moves_changes_one_file_and_no_other_mark() {
     let before = full();
     let mut after = before.clone();
