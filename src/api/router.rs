@@ -350,7 +350,7 @@ pub struct VRouterStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub consents: Vec<PeerConsent>,
-    /// `Ready`, `AddressesReady`, `ConfigApplied`, `Redundant`, `TargetsFound`, `PeersJoined`, `Deleting`.
+    /// `Ready`, `AddressesReady`, `ConfigApplied`, `Redundant`, `TargetsFound`, `NamesOutside`, `PeersJoined`, `Deleting`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -39,6 +39,9 @@ pub(super) const TARGETS_FOUND: &str = "TargetsFound";
 /// Condition of a router with tunnels: all other ends have lately proved who they are.
 pub(super) const PEERS_JOINED: &str = "PeersJoined";
 
+/// Condition of a router that could ask for names outside and knows nobody whom.
+pub(super) const NAMES_OUTSIDE: &str = "NamesOutside";
+
 /// What is written of a router's status when addresses are given.
 pub const ADDRESS_SHARE: Share =
     Share { manager: "cascina-router-addresses", fields: &["publicIP", "elasticIP"], conditions: &[] };
@@ -47,7 +50,16 @@ pub const ADDRESS_SHARE: Share =
 pub const SHARE: Share = Share {
     manager: MANAGER,
     fields: &["observedGeneration", "machine", "config", "standby", "vpn", "consents"],
-    conditions: &[READY, ADDRESSES_READY, CONFIG_APPLIED, REDUNDANT, TARGETS_FOUND, PEERS_JOINED, "Deleting"],
+    conditions: &[
+        READY,
+        ADDRESSES_READY,
+        CONFIG_APPLIED,
+        REDUNDANT,
+        TARGETS_FOUND,
+        NAMES_OUTSIDE,
+        PEERS_JOINED,
+        "Deleting",
+    ],
 };
 
 /// What is written of the status of its machine.
@@ -68,6 +80,7 @@ pub fn status(view: &View, plan: &Plan, heard: &[Option<Heard>], now: Timestamp)
         states.push(config_applied(plan, leader));
         states.extend(redundant(view, &standings, leader));
         states.extend(targets_found(view));
+        states.extend(names_outside(view));
     }
     let heard = leader.and_then(|leader| leader.heard);
     let vpn = tunnels::vpn(view, &before, heard, leader.and_then(|leader| leader.wanted));
@@ -237,6 +250,15 @@ fn config_applied(plan: &Plan, leader: Option<&Standing<'_>>) -> State {
         (Some(wait), _) if wait.reason == "RouterSilent" => State::unknown(CONFIG_APPLIED, wait.reason, wait.message),
         (Some(wait), _) => State::no(CONFIG_APPLIED, wait.reason, wait.message),
     }
+}
+
+/// That names outside are answered by nobody; of a router that can ask, or has nobody to ask anyway, nothing is told.
+fn names_outside(view: &View) -> Option<State> {
+    let router = &view.desired.as_ref().ok()?.router;
+    (router.public.is_some() && router.dns.is_empty()).then(|| {
+        let message = "no DNS server is given, so machines find no name outside their farm: set site.dns, or network.dns of the farm";
+        State::no(NAMES_OUTSIDE, "NoDnsServer", message)
+    })
 }
 
 /// Whether every forward and the elastic address lead somewhere; the rest works without those that don't.

@@ -42,6 +42,7 @@ pub(super) fn now() -> Timestamp {
 fn site() -> Site {
     let mut site = Site::default();
     site.routers.public = Some(public());
+    site.dns = vec!["192.0.2.53".parse().unwrap()];
     site
 }
 
@@ -303,6 +304,21 @@ fn it_goes_with_its_machine_and_not_before() {
 fn reasons(view: &View, heard: Option<&Heard>) -> Vec<String> {
     let told = status(view, &plan(view, now()), &[heard.cloned()], now());
     told.conditions.iter().map(|one| format!("{}={} {}", one.type_, one.status, one.reason)).collect()
+}
+
+#[test]
+fn it_says_that_it_knows_nobody_to_ask_about_names_outside() {
+    let condition = |view: &View| {
+        let told = status(view, &plan(view, now()), &[Some(Heard::Nothing)], now());
+        let found = find(&told.conditions, "NamesOutside").cloned();
+        found.map(|condition| (condition.status, condition.reason))
+    };
+    let mut view = view(the_router(), Some(running()));
+    assert_eq!(condition(&view), None, "it asks the site's servers");
+    view.desired.as_mut().unwrap().router.dns.clear();
+    assert_eq!(condition(&view), Some(("False".to_owned(), "NoDnsServer".to_owned())));
+    view.desired.as_mut().unwrap().router.public = None;
+    assert_eq!(condition(&view), None, "without a way out nobody answers anyway");
 }
 
 #[test]
