@@ -69,6 +69,7 @@ async fn a_tenant_changes_no_finalizer_owner_or_annotation_that_the_site_stands_
         (json!({"finalizers": []}), "metadata.finalizers"),
         (json!({"finalizers": ["example.org/mine"]}), "metadata.finalizers"),
         (json!({"finalizers": ["cascina.dev/cleanup", "cascina.dev/more"]}), "metadata.finalizers"),
+        (json!({"finalizers": ["cascina.dev/cleanup", "orphan"]}), "metadata.finalizers"),
         (json!({"ownerReferences": [by_nobody]}), "metadata.ownerReferences"),
         (json!({"ownerReferences": [by_a_thing]}), "metadata.ownerReferences"),
         (json!({"ownerReferences": [by_her_farm]}), "metadata.ownerReferences"),
@@ -89,6 +90,11 @@ async fn a_tenant_changes_no_finalizer_owner_or_annotation_that_the_site_stands_
         bare.metadata.finalizers = None;
         let said = refusal(objects.replace(name, &PostParams::default(), &bare).await, &json!("replace"));
         assert!(said.contains("use kubectl apply"), "{kind}: {said}");
+        // What others stand on is theirs, and lets nobody's machines stay.
+        let others = json!({"metadata": {"finalizers": ["cascina.dev/cleanup", "example.org/mine"]}});
+        objects.patch(name, &PatchParams::default(), &Patch::Merge(&others)).await.expect("a finalizer of hers");
+        let none = json!({"metadata": {"finalizers": ["cascina.dev/cleanup"]}});
+        objects.patch(name, &PatchParams::default(), &Patch::Merge(&none)).await.expect("and without it");
         // What is hers she changes.
         let hers = json!({"metadata": {"annotations": {"example.org/note": "mine"}, "labels": {"team": "blue"}}});
         objects
