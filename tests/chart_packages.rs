@@ -62,6 +62,8 @@ async fn values_that_make_no_sense_are_refused() {
         ("image.pullPolicy=Sometimes", "must be one of"),
         ("site.dnsDomian=x", "additional properties 'dnsDomian' not allowed"),
         ("site.farmNetworks=10.0.0.0/25", "does not match pattern"),
+        ("site.dnsDomain=farms.local", "at '/site/dnsDomain': 'not' failed"),
+        ("site.dnsDomain=10.0.0.1", "at '/site/dnsDomain': 'not' failed"),
         ("site.dns={2001:db8::1}", "does not match pattern"),
         ("site.timings.heartbeat=5", "got number, want string"),
         ("site.timings.heartbeat=5 seconds", "does not match pattern"),

@@ -8,7 +8,8 @@ use ipnet::Ipv4Net;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as duration;
 use serde::{Deserialize, Serialize};
 
-use super::{Bytes, Quota};
+use super::{Bytes, Quota, zone_names};
+use crate::network::DomainName;
 pub use routers::{PublicNetwork, Routers};
 
 mod routers;
@@ -219,6 +220,18 @@ impl Site {
         if self.farm_networks != self.farm_networks.trunc() {
             return refuse("farmNetworks", "has bits set behind its prefix");
         }
+        if let Err(error) = self.dns_domain.parse::<DomainName>() {
+            return refuse("dnsDomain", &error.to_string());
+        }
+        if self.dns_domain.len() > LONGEST_DOMAIN {
+            return refuse("dnsDomain", "at most 148 characters: names of machines and farms stand before it");
+        }
+        if zone_names::is_kept(&self.dns_domain) {
+            return refuse(
+                "dnsDomain",
+                "resolvers ask nobody about a domain that ends so (they read an address, or it is local to them)",
+            );
+        }
         let networks = self.isolation.networks;
         if networks != networks.trunc() || networks.prefix_len() > 23 {
             return refuse("isolation.networks", "must be a network with room for two /24");
@@ -258,6 +271,9 @@ impl Site {
     }
 }
 
+/// What DNS takes (253), less a machine's name (63), a farm's (40) and two dots.
+const LONGEST_DOMAIN: usize = 148;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -280,6 +296,12 @@ mod tests {
             ("farmNetworks: 10.0.0.0/25", "farmNetworks"),
             ("farmNetworks: 10.0.0.1/16", "farmNetworks"),
             ("heartbeat: 5s", "heartbeat"),
+            ("dnsDomain: ''", "dnsDomain"),
+            ("dnsDomain: Example.org", "dnsDomain"),
+            ("dnsDomain: local", "dnsDomain"),
+            ("dnsDomain: farms.localhost", "dnsDomain"),
+            ("dnsDomain: 10.0.0.1", "dnsDomain"),
+            ("dnsDomain: farms.0x1f", "dnsDomain"),
             ("timings: {heartbeat: 0s}", "timings.heartbeat"),
             ("timings: {evictAfter: -1m}", "timings.evictAfter"),
             ("timings: {evictAfter: 721h}", "timings.evictAfter"),
@@ -314,5 +336,15 @@ mod tests {
             let message = Site::parse(yaml).unwrap_err().to_string();
             assert!(message.contains(field), "{yaml}: {message}");
         }
+    }
+
+    #[test]
+    fn the_domain_leaves_room_for_the_names_before_it() {
+        let of_length = |length: usize| {
+            let domain = ["a".repeat(60), "b".repeat(60), "c".repeat(length.saturating_sub(122))].join(".");
+            assert_eq!(domain.len(), length);
+            Site::parse(&format!("dnsDomain: {domain}"))
+        };
+        assert!(of_length(148).is_ok() && of_length(149).is_err());
     }
 }

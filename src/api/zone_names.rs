@@ -2,7 +2,7 @@
 
 use kube::core::Rule;
 
-use crate::network::{NUMBERS, TAKEN};
+use crate::network::{NUMBERS, TAKEN, is_number};
 
 /// What readers of YAML 1.1, cloud-init's among them, take for a truth value or a date.
 const MISREAD: &str = "yes|no|on|off|[0-9]{4}-[0-9]{2}-[0-9]{2}";
@@ -22,6 +22,12 @@ pub(super) fn zone_name(name: &str, field: &str) -> Rule {
     );
     let rule = Rule::new(format!("oldSelf.hasValue() || !({meant})")).message(message.as_str());
     Rule { optional_old_self: Some(true), ..rule }
+}
+
+/// Whether resolvers ask nobody about a domain.
+pub(super) fn is_kept(domain: &str) -> bool {
+    let last = domain.rsplit('.').next().unwrap_or_default();
+    is_number(last) || KEPT.split('|').any(|kept| kept == last)
 }
 
 /// A domain that a farm's zone can have.

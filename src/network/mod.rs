@@ -20,4 +20,4 @@ pub use mac::{BadMac, MacAddress};
 pub use names::{BadName, DomainName, Hostname};
 pub use special::SPECIAL;
 pub use subnets::{overlap, without};
-pub use zone_name::{NUMBERS, TAKEN, ZoneName};
+pub use zone_name::{NUMBERS, TAKEN, ZoneName, is_number};

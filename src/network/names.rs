@@ -23,6 +23,9 @@ pub struct BadName {
     problem: &'static str,
 }
 
+/// The longest name that DNS takes, as it is written.
+const LONGEST: usize = 253;
+
 fn is_label(text: &str) -> bool {
     (1..=63).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
@@ -60,7 +63,7 @@ impl FromStr for DomainName {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.len() > 253 || !text.split('.').all(is_label) {
+        if text.len() > LONGEST || !text.split('.').all(is_label) {
             return Err(refuse("domain", text, "use names of a-z, 0-9 and - joined by dots, 253 characters in all"));
         }
         if is_misread(text) {
@@ -71,6 +74,12 @@ impl FromStr for DomainName {
 }
 
 impl Hostname {
+    /// Whether it and its domain are no longer than DNS takes together (RFC 1035, section 2.3.4).
+    #[must_use]
+    pub fn fits_into(&self, domain: &DomainName) -> bool {
+        self.0.len() + 1 + domain.0.len() <= LONGEST
+    }
+
     /// The name with its domain.
     #[must_use]
     pub fn in_domain(&self, domain: &DomainName) -> String {
@@ -118,6 +127,17 @@ mod tests {
         for text in ["", ".", "a.", ".a", "a..b", "a.B", "a b.c", "a.b\n", "yes", "2026-01-31"] {
             assert!(text.parse::<DomainName>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_name_and_its_domain_are_no_longer_than_dns_takes() {
+        let name: Hostname = "n".repeat(63).parse().unwrap();
+        let domain = |length: usize| -> DomainName {
+            let labels = [60, 60, 60, length - 183].map(|length| "d".repeat(length));
+            labels.join(".").parse().unwrap()
+        };
+        assert!(name.fits_into(&domain(189)) && !name.fits_into(&domain(190)));
+        assert_eq!(name.in_domain(&domain(189)).len(), 253);
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::names::{BadName, Hostname, refuse};
+use super::names::{BadName, DomainName, Hostname, refuse};
 
 /// What names of every zone mean to resolvers and to hosts that ask, whoever answers to them, and where that stands. None
 /// of them is a machine's.
@@ -32,7 +32,9 @@ pub const NUMBERS: &str = "[0-9]+|0x[0-9a-f]*";
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ZoneName(Hostname);
 
-fn is_number(text: &str) -> bool {
+/// Whether C libraries read a name as an address, as [`NUMBERS`] says it.
+#[must_use]
+pub fn is_number(text: &str) -> bool {
     let all_digits = text.bytes().all(|byte| byte.is_ascii_digit());
     all_digits || text.strip_prefix("0x").is_some_and(|rest| rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
@@ -49,6 +51,14 @@ impl FromStr for ZoneName {
             return Err(refuse("name in a zone", text, "it means somebody else in every zone; take another"));
         }
         Ok(Self(name))
+    }
+}
+
+impl ZoneName {
+    /// Whether it and its domain are no longer than DNS takes together.
+    #[must_use]
+    pub fn fits_into(&self, domain: &DomainName) -> bool {
+        self.0.fits_into(domain)
     }
 }
 

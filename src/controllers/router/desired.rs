@@ -23,7 +23,7 @@ use crate::controllers::placement::plan::Wait;
 use crate::network::router::{
     EgressAction, EgressRule, Forward, PrivateKey, PublicKey, PublicPort, PublicSide, Router, RouterMachine, Transport,
 };
-use crate::network::{FarmNetwork, HostNumber, ZoneName};
+use crate::network::{BadName, DomainName, FarmNetwork, HostNumber, ZoneName};
 
 /// The objects that a router's files are made from.
 pub struct Ingredients<'a> {
@@ -67,7 +67,7 @@ pub fn desired(from: &Ingredients<'_>) -> Result<Desired, Wait> {
     let domain = domain_of(from.farm, site).map_err(|error| Wait::new("InvalidDomain", error.to_string()))?;
     let dns = dns_servers(from.farm, site).map_err(|refusal| Wait::new("InvalidDns", refusal.message))?;
     let mut waits = Vec::new();
-    let places = Places::of(from, &mut waits);
+    let places = Places::of(from, &domain, &mut waits);
     let public = from.addresses.own().zip(site.routers.public.as_ref()).map(|(address, public)| PublicSide {
         address,
         prefix: public.network.prefix_len(),
@@ -141,7 +141,7 @@ struct Places {
 
 impl Places {
     /// Of two machines that claim an address it belongs to the one that placement believes.
-    fn of(from: &Ingredients<'_>, waits: &mut Vec<Wait>) -> Self {
+    fn of(from: &Ingredients<'_>, domain: &DomainName, waits: &mut Vec<Wait>) -> Self {
         let network = from.network;
         let mut places = Self { network, machines: BTreeMap::new(), by_name: BTreeMap::new() };
         let mut rightful: Vec<_> = from.machines.iter().collect();
@@ -150,9 +150,9 @@ impl Places {
             let Some(number) = number_of(machine, network) else { continue };
             let Entry::Vacant(place) = places.machines.entry(number) else { continue };
             let name = machine.name_any();
-            let zone_name: Result<ZoneName, _> = name.parse();
-            if let Err(error) = &zone_name {
-                let problem = format!("machine {name} has its address and no name: {error}");
+            let zone_name = zone_name(&name, domain);
+            if let Err(problem) = &zone_name {
+                let problem = format!("machine {name} has its address and no name: {problem}");
                 waits.push(Wait::new("InvalidName", problem));
             }
             // A label is anybody's: one that is no name is no group.
@@ -205,6 +205,15 @@ impl Places {
         let found = self.by_name.get(name).copied();
         found.ok_or_else(|| format!("no machine {name} has an address in this farm yet"))
     }
+}
+
+/// The name that a machine has in its farm's zone.
+fn zone_name(name: &str, domain: &DomainName) -> Result<ZoneName, String> {
+    let name: ZoneName = name.parse().map_err(|error: BadName| error.to_string())?;
+    if name.fits_into(domain) {
+        return Ok(name);
+    }
+    Err(format!("below {domain} it is longer than the 253 characters that DNS takes: give it a shorter one"))
 }
 
 fn number_of(machine: &VirtualMachine, network: FarmNetwork) -> Option<HostNumber> {

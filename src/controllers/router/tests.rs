@@ -440,6 +440,29 @@ fn a_machine_of_a_name_that_is_somebody_elses_has_its_address_and_is_told() {
     assert!(told.len() == 2 && told[0].contains("machine 11 ") && told[1].contains("machine gateway "), "{told:?}");
 }
 
+#[test]
+fn a_machine_whose_name_is_too_long_below_its_farms_domain_has_its_address_and_is_told() {
+    let mut farm = the_farm();
+    let domain = ["d".repeat(63), "d".repeat(63), "d".repeat(62)].join(".");
+    farm.spec.network = serde_json::from_value(json!({"domain": domain})).unwrap();
+    let [fits, long] = [62, 63].map(|length| "m".repeat(length));
+    let made = desired(&Ingredients {
+        farm: &farm,
+        network: "172.16.1.0/24".parse().unwrap(),
+        router: &the_router(),
+        machines: &[member(&fits, "172.16.1.20", None), member(&long, "172.16.1.21", None)],
+        addresses: &given("198.51.100.20"),
+        site: &site(),
+        key: None,
+        neighbours: &BTreeMap::new(),
+    })
+    .unwrap();
+    let names: Vec<_> = made.router.machines.values().map(|machine| machine.name.is_some()).collect();
+    assert_eq!(names, [true, false]);
+    let told: Vec<_> = made.waits.iter().filter(|wait| wait.reason == "InvalidName").collect();
+    assert!(told.len() == 1 && told[0].message.contains("253 characters"), "{told:?}");
+}
+
 fn peers(peers: serde_json::Value) -> VRouter {
     template(json!({"vpn": {"peers": peers}}))
 }
