@@ -3,6 +3,7 @@
 //! or disks that may grow to more, than its quota admits.
 //! `CASCINA_SEED` repeats a walk.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use cascina::api::{DRY_RUN_ANNOTATION, FARM_LABEL, GROUP_LABEL, PAUSED_ANNOTATION, ROUTER_LABEL};
@@ -45,18 +46,36 @@ fn nothing_that_a_tenant_writes_lets_two_farms_share() {
     let first = seed();
     let walks = if soaks() { 60 } else { 4 };
     println!("CASCINA_SEED={first}: {walks} walks of {STEPS} steps");
-    let mut failed = Vec::new();
+    let mut failed: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     for seed in first..first + walks {
         let found = walk(seed, STEPS);
         if !found.is_empty() {
             println!("seed {seed}:\n    {}", found.join("\n    "));
-            // What was found on a walk is found on every longer one, and a shorter one is easier to understand.
-            let steps: Vec<_> = (1..STEPS).collect();
-            println!("{} steps suffice", steps.partition_point(|steps| walk(seed, *steps).is_empty()) + 1);
-            failed.push(seed);
+        }
+        for sort in found.iter().map(|found| sort(found)).collect::<BTreeSet<_>>() {
+            let seeds = failed.entry(sort).or_default();
+            if seeds.is_empty() {
+                // What was found on a walk is found on every longer one, and a shorter one is easier to understand.
+                let steps: Vec<_> = (1..STEPS).collect();
+                let is_lacking = |steps: &usize| walk(seed, *steps).iter().all(|found| self::sort(found) != sort);
+                println!("{sort}: {} steps suffice", steps.partition_point(is_lacking) + 1);
+            }
+            seeds.push(seed);
         }
     }
-    assert_eq!(failed, Vec::<u64>::new(), "seeds of walks on which two came to share something");
+    assert_eq!(failed, BTreeMap::new(), "seeds of walks, by what two came to share on them");
+}
+
+/// What it is that two share, or that somebody has too much of.
+fn sort(violation: &str) -> &'static str {
+    match violation.split(' ').next() {
+        Some("network") => "a network",
+        Some("public") => "a public address",
+        Some("address") => "an address",
+        _ if violation.contains("starts with an address") => "an address",
+        _ if violation.ends_with(" guests") => "the quota",
+        _ => "something else",
+    }
 }
 
 /// One walk, and what was seen on it that must never be.
@@ -104,15 +123,15 @@ fn work_of_the_site(live: &Live, chance: &mut fastrand::Rng) {
     let of = ours("virtualfarms");
     let exists = live.api.with(|store, _| store.get(&of, namespace, name));
     let Some(farm) = exists else {
-        let router = chance.bool().then(|| json!({}));
+        let router = (chance.u32(0..3) > 0).then(|| json!({}));
         let groups = json!([{"name": "nodes", "replicas": chance.u64(1..=QUOTA), "flavour": "small", "image": "one"}]);
         let spec =
             json!({"groups": groups, "router": router, "quota": {"instances": QUOTA, "storage": QUOTA_OF_DISKS}});
         return live.create("virtualfarms", namespace, name, spec);
     };
-    let spec = match chance.u32(0..4) {
+    let spec = match chance.u32(0..5) {
         0 => return drop(live.api.with(|store, now| store.delete(&of, namespace, name, &json!({}), now))),
-        1 => json!({"router": if farm["spec"]["router"].is_null() { json!({}) } else { Value::Null }}),
+        1 | 2 => json!({"router": if farm["spec"]["router"].is_null() { json!({}) } else { Value::Null }}),
         _ => {
             let mut groups = farm["spec"]["groups"].clone();
             groups[0]["replicas"] = chance.u64(0..=QUOTA).into();
@@ -161,26 +180,74 @@ fn abandonment(live: &Live, chance: &mut fastrand::Rng) {
     }
 }
 
-/// Something that a tenant writes into the metadata of an object of his, or deletes.
+/// Something that a tenant does to one object of his, or to many of a farm at once.
 fn mischief(live: &Live, chance: &mut fastrand::Rng) {
     let namespace = TENANTS[chance.usize(0..2)];
-    let plural = KINDS[chance.usize(0..KINDS.len())];
-    let objects = live.api.with(|store, _| store.list(&ours(plural), namespace));
-    let Some(object) = one(&objects, chance) else { return };
-    let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    let metadata = match chance.u32(0..12) {
-        0 | 1 => json!({"finalizers": null}),
-        2 | 3 => json!({"ownerReferences": null}),
-        4 => json!({"ownerReferences": [owner("nobody", "00000000-0000-4000-8000-00000000dead")]}),
-        5 => stolen_owner(live, namespace, chance),
-        6 => annotations(PAUSED_ANNOTATION, chance),
-        7 => annotations(DRY_RUN_ANNOTATION, chance),
-        8 => labels(chance),
-        9 => json!({"labels": null}),
-        10 => return strip(live, plural, namespace, &name),
-        _ => return drop(live.api.with(|store, now| store.delete(&ours(plural), namespace, &name, &json!({}), now))),
+    if chance.u32(0..8) == 0 {
+        return make_a_machine(live, namespace, chance);
+    }
+    let of_kind = |plural: &'static str| {
+        let objects = live.api.with(|store, _| store.list(&ours(plural), namespace));
+        objects.into_iter().map(move |object| (plural, object)).collect::<Vec<_>>()
     };
-    write(live, plural, namespace, &name, &metadata);
+    let (objects, deed) = (of_kind(KINDS[chance.usize(0..KINDS.len())]), chance.u32(0..DEEDS));
+    let farm = FARMS[chance.usize(0..FARMS.len())];
+    let chosen: Vec<_> = match one(&objects, chance) {
+        Some(object) if chance.u32(0..3) > 0 => vec![object.clone()],
+        _ => KINDS
+            .into_iter()
+            .flat_map(of_kind)
+            .filter(|(_, object)| object["metadata"]["name"] == farm || object["spec"]["farm"] == farm)
+            .filter(|_| chance.bool())
+            .collect(),
+    };
+    for (plural, object) in chosen {
+        meddle(live, plural, namespace, &object, deed, chance);
+    }
+}
+
+/// How many things a tenant can do to an object.
+const DEEDS: u32 = 14;
+
+/// Something that a tenant writes into the metadata of an object of his, or deletes.
+fn meddle(live: &Live, plural: &str, namespace: &str, object: &Value, deed: u32, chance: &mut fastrand::Rng) {
+    let name = object["metadata"]["name"].as_str().unwrap_or_default();
+    let delete = || drop(live.api.with(|store, now| store.delete(&ours(plural), namespace, name, &json!({}), now)));
+    let metadata = match deed {
+        0 => json!({"finalizers": null}),
+        1 | 2 => json!({"ownerReferences": null}),
+        3 => json!({"ownerReferences": [owner("nobody", "00000000-0000-4000-8000-00000000dead")]}),
+        4 => stolen_owner(live, namespace, chance),
+        5 => annotations(PAUSED_ANNOTATION, chance),
+        6 => annotations(DRY_RUN_ANNOTATION, chance),
+        7 => labels(chance),
+        8 => json!({"labels": null}),
+        9 => {
+            // As `--cascade=orphan` deletes it: what it owns is nobody's then.
+            let mut finalizers = object["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+            finalizers.push("orphan".into());
+            write(live, plural, namespace, name, &json!({"finalizers": finalizers}));
+            return delete();
+        }
+        10 | 11 => return strip(live, plural, namespace, name),
+        _ => return delete(),
+    };
+    write(live, plural, namespace, name, &metadata);
+}
+
+/// A machine of a tenant's own, by a name that a farm or a router would give one, or by none of those.
+fn make_a_machine(live: &Live, namespace: &str, chance: &mut fastrand::Rng) {
+    let farm = FARMS[chance.usize(0..FARMS.len())];
+    let seat = ["nodes-0", "nodes-1", "router-0", "mine"][chance.usize(0..4)];
+    let mut metadata = labels(chance);
+    metadata["name"] = format!("{farm}-{seat}").into();
+    if chance.bool() {
+        metadata["ownerReferences"] = stolen_owner(live, namespace, chance)["ownerReferences"].clone();
+    }
+    let spec = json!({"farm": FARMS[chance.usize(0..FARMS.len())], "flavour": "small", "image": "one"});
+    let machine = json!({"metadata": metadata, "spec": spec});
+    // Where there is one of that name already, he can't.
+    let _ = live.api.with(|store, now| store.create(&ours("virtualmachines"), namespace, machine, "tenant", now));
 }
 
 fn write(live: &Live, plural: &str, namespace: &str, name: &str, metadata: &Value) {

@@ -41,12 +41,18 @@ impl Store {
             objects.collect::<Vec<_>>()
         };
         let write = Write { manager: "garbage-collector", status: false, now };
-        for (of, namespace, name, owner) in all(self) {
+        let asks = |object: &Value| {
+            let finalizers = object["metadata"]["finalizers"].as_array();
+            !object["metadata"]["deletionTimestamp"].is_null()
+                && finalizers.is_some_and(|finalizers| finalizers.contains(&json!("orphan")))
+        };
+        // Mostly nobody asks, and this is looked for at every moment.
+        if !self.kinds.values().flat_map(|kind| kind.objects.values()).any(|entry| asks(&entry.object)) {
+            return;
+        }
+        for (of, namespace, name, owner) in all(self).into_iter().filter(|(_, _, _, object)| asks(object)) {
             let metadata = &owner["metadata"];
             let finalizers = metadata["finalizers"].as_array().cloned().unwrap_or_default();
-            if metadata["deletionTimestamp"].is_null() || !finalizers.contains(&json!("orphan")) {
-                continue;
-            }
             for (of, namespace, name, dependent) in all(self) {
                 let owners = dependent["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
                 let others: Vec<_> = owners.iter().filter(|one| one["uid"] != metadata["uid"]).collect();
