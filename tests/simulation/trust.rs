@@ -1,6 +1,7 @@
 //! Whom the operator stops trusting: people who were taken off a farm that is left alone, and a farm that has the name of one which
 //! was trusted.
 
+use cascina::api::FINALIZER;
 use serde_json::{Value, json};
 
 use crate::apiserver::resource;
@@ -39,6 +40,30 @@ fn access_that_was_taken_away_goes_whatever_annotations_say() {
         let held = drive(with_farm(), &[hold], None).site;
         assert_eq!(users(&held), None, "she has no access any more, and he has none yet");
         assert_eq!(users(&drive(&held, &[release], None).site), Some("bruno".into()));
+    }
+}
+
+/// The farm is deleted, and waits for a machine that somebody else's finalizer keeps.
+fn hold_up_the_end(live: &Live) {
+    let finalizers = json!({"metadata": {"finalizers": [FINALIZER, "somebody.else/keeps"]}});
+    live.patch("virtualmachines", "tenant", "farm-nodes-0", &finalizers);
+    live.delete("virtualfarms", "tenant", "farm");
+}
+
+#[test]
+fn access_that_was_taken_away_goes_from_a_farm_that_waits_on_its_way_out() {
+    let waiting = drive(with_farm(), &[act(0, |live, _| hold_up_the_end(live))], None).site;
+    assert_eq!(users(&waiting), Some("ada".into()), "what she has she keeps until somebody takes it away");
+    let changes = [
+        act(0, |live, _| live.patch_farm(&json!({"users": [{"kind": "User", "name": "bruno"}]}))),
+        act(0, |live, _| replace_ada_while(live, "cascina.dev/paused")),
+        act(0, |live, _| replace_ada_while(live, "cascina.dev/dry-run")),
+    ];
+    for change in changes {
+        let site = drive(&waiting, &[change], None).site;
+        let farm = site.store.get(&ours("virtualfarms"), "tenant", "farm").expect("it waits for its machine");
+        assert!(farm["metadata"]["deletionTimestamp"].is_string());
+        assert_eq!(users(&site), None, "{}", farm["metadata"]["annotations"]);
     }
 }
 
