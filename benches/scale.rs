@@ -7,6 +7,8 @@
 #[path = "../tests/simulation/apiserver/mod.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod apiserver;
+#[path = "../tests/simulation/canary.rs"]
+mod canary;
 #[path = "../tests/simulation/datacentre.rs"]
 #[allow(dead_code, reason = "the tests use the rest")]
 mod datacentre;

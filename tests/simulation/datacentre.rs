@@ -132,7 +132,8 @@ impl Live {
         for fill in filling {
             background.spawn(fill);
         }
-        let (_site, site) = watch::channel(Arc::new(images().site()));
+        let proves_isolation = self.world(|world| world.proves_isolation);
+        let (_site, site) = watch::channel(Arc::new(images().site(proves_isolation)));
         let context = Arc::new(Context {
             events: Events::new(client.clone(), "simulated".into()),
             client,

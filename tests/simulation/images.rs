@@ -2,6 +2,7 @@
 
 use std::cell::OnceCell;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use cascina::api::ImageSpec;
 use cascina::api::site::{ImageLimits, Isolation, PublicNetwork, Routers, SelfTest, Site};
@@ -85,10 +86,12 @@ impl Images {
         })
     }
 
-    /// A site that takes them.
-    pub fn site(&self) -> Site {
-        // Guests that attack each other need a network, which is not simulated.
-        let isolation = Isolation { self_test: SelfTest::Disabled, ..Isolation::default() };
+    /// A site that takes them, and whose hosts have canaries or don't.
+    pub fn site(&self, proves_isolation: bool) -> Site {
+        let self_test = if proves_isolation { SelfTest::Required } else { SelfTest::Disabled };
+        // Whatever is done again and again leaves no site quiet.
+        let interval = Duration::from_secs(600);
+        let isolation = Isolation { self_test, image: "router".into(), interval, ..Isolation::default() };
         let public = PublicNetwork {
             network: "198.51.100.0/24".parse().unwrap(),
             gateway: "198.51.100.1".parse().unwrap(),

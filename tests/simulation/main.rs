@@ -2,6 +2,7 @@
 //! anything may go wrong at any call.
 
 mod apiserver;
+mod canary;
 #[path = "../support/cluster.rs"]
 mod cluster;
 mod datacentre;
@@ -27,6 +28,7 @@ mod disturbances;
 mod kept;
 mod likeness;
 mod mirror;
+mod slots;
 mod stops;
 mod telling;
 mod tenants;

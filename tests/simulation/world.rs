@@ -87,6 +87,8 @@ pub struct World {
     pub pools: BTreeMap<String, Pool>,
     /// How guests behave.
     pub guests: Guests,
+    /// The site's hosts have canaries.
+    pub proves_isolation: bool,
     /// The farm of each machine that ever was, by uid.
     pub farms: BTreeMap<String, String>,
     /// What was seen and must never be.
@@ -110,6 +112,7 @@ impl World {
             pools: BTreeMap::new(),
             farms: BTreeMap::new(),
             guests,
+            proves_isolation: false,
             violations: Violations::default(),
             last_change: now,
             chance: fastrand::Rng::with_seed(0),

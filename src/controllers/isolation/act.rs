@@ -2,7 +2,9 @@
 
 use super::plan::{Step, View};
 use super::verdict::{Nonce, Verdict, judge};
+use crate::controllers::context::Context;
 use crate::controllers::fleet::FleetHost;
+use crate::controllers::ledger::Holding;
 use crate::libvirt::{DomainSpec, HostError, RuleSet};
 
 /// What became of the steps.
@@ -28,15 +30,24 @@ pub enum Outcome {
 }
 
 /// Does the steps in order.
-pub async fn act(host: &FleetHost, seen: &View, steps: &[Step]) -> Deeds {
+pub async fn act(context: &Context, host: &FleetHost, seen: &View, steps: &[Step]) -> Deeds {
+    let sightings = context.fleet.sightings();
     // While a canary is being made, filters that nothing uses yet must stay.
     let _making = host.making.read().await;
     let mut deeds = Deeds::default();
+    // From here on its networks are taken, whatever becomes of its host's object.
+    let begun = seen.recipe.as_ref().ok().filter(|_| steps.contains(&Step::Start));
+    if let Some(canary) = begun {
+        sightings.begins(&host.name, Holding::of_canary(canary));
+    }
     for step in steps {
-        if let Err(error) = step_on(host, seen, *step, &mut deeds).await {
+        if let Err(error) = step_on(host, seen, step, &mut deeds).await {
             deeds.error = Some(error);
             break;
         }
+    }
+    if let Some(canary) = begun {
+        sightings.ends(&host.name, &canary.uuid.to_string(), context.clock.now());
     }
     if steps.iter().any(|step| !matches!(step, Step::Attack | Step::RefreshFilters)) {
         host.refresh();
@@ -44,7 +55,7 @@ pub async fn act(host: &FleetHost, seen: &View, steps: &[Step]) -> Deeds {
     deeds
 }
 
-async fn step_on(host: &FleetHost, seen: &View, step: Step, deeds: &mut Deeds) -> Result<(), HostError> {
+async fn step_on(host: &FleetHost, seen: &View, step: &Step, deeds: &mut Deeds) -> Result<(), HostError> {
     let port = &host.host;
     match step {
         Step::EnsureFilter => port.ensure_filter(RuleSet::Machine).await,
@@ -55,6 +66,10 @@ async fn step_on(host: &FleetHost, seen: &View, step: Step, deeds: &mut Deeds) -
         }
         Step::Destroy => port.destroy(seen.uuid).await,
         Step::Undefine => port.undefine(seen.uuid).await,
+        Step::RemoveStray(uuid) => {
+            port.destroy(*uuid).await?;
+            port.undefine(*uuid).await
+        }
         Step::RefreshFilters => {
             port.refresh_filters().await?;
             deeds.refreshed = true;

@@ -10,6 +10,9 @@ mod evidence;
 mod observe;
 mod plan;
 mod recipe;
+#[cfg(test)]
+mod slot_tests;
+mod slots;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -80,7 +83,7 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>, memory: A
     let plan = plan(&view, context.clock.now());
     let mut deeds = Deeds::default();
     if let Some(host) = host.filter(|_| !plan.steps.is_empty()) {
-        deeds = act(&host, &view, &plan.steps).await;
+        deeds = act(&context, &host, &view, &plan.steps).await;
     }
     let now = context.clock.now();
     let repaired = view.evidence.learn(&deeds, now);

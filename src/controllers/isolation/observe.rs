@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::evidence::Memory;
 use super::plan::{Obstacle, View};
-use super::recipe::{Stage, canary, canary_uuid, free_slot};
-use super::status::SHARE;
+use super::recipe::{Stage, canary};
+use super::slots::{slot, slot_of, strays, uuid};
 use crate::api::site::{SelfTest, Site};
-use crate::api::{CachePolicy, Hypervisor, HypervisorStatus, Image, Isolation, PinnedImage};
+use crate::api::{CachePolicy, Hypervisor, Image, PinnedImage};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
 use crate::controllers::fleet::FleetHost;
+use crate::controllers::ledger::HOSTS_UNREAD;
 use crate::controllers::observed::Observed;
-use crate::controllers::writes::apply_status;
 use crate::images::pin;
 use crate::libvirt::{DomainSpec, Survey};
 
@@ -34,18 +34,15 @@ pub async fn observe(context: &Context, hypervisor: &Hypervisor, memory: &Memory
     let site = context.site();
     let now = context.clock.now();
     let wanted = is_wanted(context, &site, hypervisor);
-    let slot = if wanted { Some(slot(context, hypervisor, memory).await?) } else { None };
-    let stage = slot.and_then(|slot| Stage::of_slot(site.isolation.networks, slot));
-    let uid = hypervisor.uid().and_then(|uid| uid.parse().ok()).unwrap_or_default();
-    let uuid = canary_uuid(&context.cluster, uid);
+    let uuid = uuid(&context.cluster, hypervisor);
 
     let host = context.fleet.get(&hypervisor.name_any());
-    let seen = host.as_ref().map(|host| host.view());
-    let survey = seen.as_ref().map_or_else(
+    let looked = host.as_ref().map(|host| host.view());
+    let survey = looked.as_ref().map_or_else(
         || Observed::Unknown { why: "the host is not connected".to_owned(), since: now },
         |seen| seen.survey.clone(),
     );
-    let silent = seen.as_ref().is_some_and(|seen| seen.error.is_some());
+    let silent = looked.as_ref().is_some_and(|seen| seen.error.is_some());
     let canary = match (&host, &survey) {
         (Some(host), Observed::Present(_)) => match host.host.domain(uuid).await {
             Ok(domain) => domain.map_or(Observed::Absent, Observed::Present),
@@ -53,14 +50,25 @@ pub async fn observe(context: &Context, hypervisor: &Hypervisor, memory: &Memory
         },
         (_, unknown) => Observed::Unknown { why: why_unknown(unknown), since: now },
     };
+    let seen = survey.present().map(|survey| &**survey);
+    let given = if wanted { slot(context, hypervisor, memory, seen).await? } else { None };
+    // What isn't given, or isn't wanted any more, may still be in use, on a host that says nothing.
+    let slot = given.or_else(|| slot_of(hypervisor).filter(|_| !canary.is_absent()));
     let mut evidence = memory.recall(hypervisor, now);
     // A host that hasn't been read yet since the operator's start says nothing against what was known before.
     if silent || canary.present().is_some() || canary.is_absent() {
         evidence.look(&canary, now);
     }
-    let recipe = recipe(context, &site, hypervisor, stage, survey.present().map(|s| &**s));
+    let stage = slot.and_then(|slot| Stage::of_slot(site.isolation.networks, slot));
+    let recipe = match given {
+        None if wanted => Err(Obstacle::new(HOSTS_UNREAD, "every host is looked at once before a network is given")),
+        _ => recipe(context, &site, hypervisor, stage, seen),
+    };
+    let own = hypervisor.uid();
+    let is_known = |uid: &str| own.as_deref() == Some(uid) || context.caches.hypervisors.has_uid(uid);
+    let strays = seen.map(|survey| strays(survey, &context.cluster, is_known)).unwrap_or_default();
     let interval = site.isolation.interval;
-    Ok(Observation { view: View { wanted, interval, uuid, slot, stage, recipe, canary, evidence }, host })
+    Ok(Observation { view: View { wanted, interval, uuid, slot, stage, recipe, canary, strays, evidence }, host })
 }
 
 fn why_unknown(survey: &Observed<Arc<Survey>>) -> String {
@@ -76,35 +84,6 @@ fn is_wanted(context: &Context, site: &Site, hypervisor: &Hypervisor) -> bool {
     let goes = hypervisor.metadata.deletion_timestamp.is_some();
     let has_machines = || !context.caches.machines_on(&name).is_empty();
     site.isolation.self_test == SelfTest::Required && (!goes || has_machines())
-}
-
-/// The host's slot, which no other host has: written down before anything is made with it.
-async fn slot(context: &Context, hypervisor: &Hypervisor, memory: &Memory) -> Result<i32, Error> {
-    let _alone = memory.slots.lock().await;
-    let hypervisors = context.caches.hypervisors.list();
-    let others: Vec<_> = hypervisors.iter().filter(|other| other.uid() != hypervisor.uid()).collect();
-    let hypervisor = context.caches.hypervisors.latest(hypervisor).unwrap_or_else(|| Arc::new(hypervisor.clone()));
-    if let Some(slot) = slot_of(&hypervisor) {
-        let shared = others.iter().any(|other| slot_of(other) == Some(slot) && rank(other) < rank(&hypervisor));
-        if slot >= 0 && !shared {
-            return Ok(slot);
-        }
-    }
-    let slot = free_slot(others.iter().filter_map(|other| slot_of(other)).collect());
-    let before = hypervisor.status.clone().unwrap_or_default();
-    let isolation = Isolation { slot, ..before.isolation.unwrap_or_default() };
-    let after = HypervisorStatus { isolation: Some(isolation), ..before };
-    let api: Api<Hypervisor> = context.cluster_api();
-    apply_status(context, &context.caches.hypervisors, &api, &hypervisor, &SHARE, &after).await?;
-    Ok(slot)
-}
-
-fn slot_of(hypervisor: &Hypervisor) -> Option<i32> {
-    hypervisor.status.as_ref()?.isolation.as_ref().map(|isolation| isolation.slot)
-}
-
-fn rank(hypervisor: &Hypervisor) -> (Option<jiff::Timestamp>, String) {
-    (hypervisor.metadata.creation_timestamp.as_ref().map(|time| time.0), hypervisor.name_any())
 }
 
 fn recipe(

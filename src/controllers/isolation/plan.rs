@@ -51,6 +51,8 @@ pub struct View {
     pub recipe: Result<DomainSpec, Obstacle>,
     /// Itself.
     pub canary: Observed<SurveyedDomain>,
+    /// Canaries on the host of Hypervisors that aren't there any more.
+    pub strays: Vec<DomainUuid>,
     /// What is known of the host's isolation.
     pub evidence: Evidence,
 }
@@ -72,6 +74,8 @@ pub enum Step {
     RefreshFilters,
     /// Let it attack itself.
     Attack,
+    /// Switch off and undefine a canary that is nobody's any more.
+    RemoveStray(DomainUuid),
 }
 
 /// What to do, in this order; each step may be repeated.
@@ -83,7 +87,8 @@ pub struct Plan {
 
 /// What to do about a host's canary.
 pub fn plan(seen: &View, now: Timestamp) -> Plan {
-    Plan { steps: steps(seen, now) }
+    let strays = seen.strays.iter().copied().map(Step::RemoveStray);
+    Plan { steps: strays.chain(steps(seen, now)).collect() }
 }
 
 fn steps(seen: &View, now: Timestamp) -> Vec<Step> {
@@ -139,7 +144,8 @@ pub fn is_verified(seen: &View, now: Timestamp) -> bool {
 pub fn pause(seen: &View, now: Timestamp) -> Duration {
     let runs = seen.canary.present().is_some_and(|domain| domain.run == DomainRun::Running);
     if !seen.wanted || !runs {
-        return if seen.canary.present().is_some() { BOOTING } else { WAITING };
+        let is_soon = seen.canary.present().is_some() || seen.wanted && seen.slot.is_none();
+        return if is_soon { BOOTING } else { WAITING };
     }
     if needs_repair(seen, now) {
         return Duration::ZERO;

@@ -1,5 +1,6 @@
 //! How a canary is made, from the objects alone.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -56,6 +57,11 @@ impl Stage {
         Some(Self { inside: numbered_network(networks, first)?, outside: numbered_network(networks, first + 1)? })
     }
 
+    /// Both networks.
+    pub fn networks(self) -> BTreeSet<FarmNetwork> {
+        [self.inside, self.outside].into()
+    }
+
     /// The cards in the order in which the canary's program wants them: attacker, victim, peer, outsider.
     fn cards(self) -> impl Iterator<Item = Ipv4Addr> {
         self.inside.machine_addresses().take(3).chain(self.outside.machine_addresses().take(1))
@@ -68,14 +74,6 @@ impl Stage {
         let arguments = ["run".to_owned(), nonce.to_string()].into_iter().chain(cards).collect();
         GuestCommand { program: PROGRAM.to_owned(), arguments, input: Vec::new(), within: WITHIN }
     }
-}
-
-/// The lowest slot that no other host has. A host that shares its slot with an older one needs another.
-#[must_use]
-pub fn free_slot(mut taken: Vec<i32>) -> i32 {
-    taken.sort_unstable();
-    taken.dedup();
-    (0..).zip(&taken).find(|(slot, taken)| slot != *taken).map_or(taken.len() as i32, |(slot, _)| slot)
 }
 
 /// The canary of a host; `None`: the image has no kernel, or the object no uid.

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use crate::api::{Bytes, MachineCopy, Resources, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::placement::standing::needs;
-use crate::libvirt::{DomainForm, DomainRun, DomainUuid, NicForm, SurveyedDomain};
+use crate::libvirt::{DomainForm, DomainRun, DomainSpec, DomainUuid, NicForm, SurveyedDomain};
 use crate::network::{MacAddress, RuleSet};
 
 /// What a machine uses, what a host has, what a farm has used.
@@ -61,23 +61,38 @@ pub struct Holding {
 
 impl Holding {
     /// What a domain holds by the cards that it has, or has at its next start; `None`: it isn't ours. One that somebody
-    /// copied from ours is counted, too: its cards are as real.
+    /// copied from ours is counted, too, and so is a canary: their cards are as real.
     #[must_use]
     pub fn of_domain(uuid: DomainUuid, domain: &SurveyedDomain, cluster: &str) -> Option<Self> {
-        let tag = domain.tag.as_ref().or(domain.copied_tag.as_ref()).filter(|tag| tag.cluster == cluster)?;
+        let tags = [&domain.tag, &domain.copied_tag, &domain.canary];
+        let tag = tags.into_iter().flatten().next().filter(|tag| tag.cluster == cluster)?;
         let forms = domain.forms.as_deref();
         let cards =
             || forms.into_iter().flat_map(|forms| [&forms.running, &forms.defined]).flatten().flat_map(cards_of);
-        let runs = !matches!(domain.run, DomainRun::Off(_));
+        // What a canary needs is kept back on every host.
+        let counts = !matches!(domain.run, DomainRun::Off(_)) && domain.canary.is_none();
         let amount = Amount { cpus: domain.cpus.into(), memory: domain.memory, storage: Bytes::ZERO };
         Some(Self {
             uid: uuid.to_string(),
             machine: (tag.namespace.clone(), tag.name.clone()),
             farm: None,
             addresses: cards().flat_map(addresses_of).collect(),
-            amount: if runs { amount } else { Amount::default() },
+            amount: if counts { amount } else { Amount::default() },
             is_router: cards().any(is_routers),
         })
+    }
+
+    /// What a canary will hold that is about to be made.
+    #[must_use]
+    pub fn of_canary(canary: &DomainSpec) -> Self {
+        Self {
+            uid: canary.uuid.to_string(),
+            machine: (canary.tag.namespace.clone(), canary.tag.name.clone()),
+            farm: None,
+            addresses: canary.nics.iter().map(|card| card.hold.address()).collect(),
+            amount: Amount::default(),
+            is_router: false,
+        }
     }
 
     /// What a machine holds on its host by its object; `None`: it has no uid.
