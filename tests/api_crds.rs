@@ -7,6 +7,7 @@ mod turn;
 
 use std::collections::BTreeSet;
 
+use cascina::api::{VRouterSpec, VirtualFarm};
 use kube::api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective};
 use kube::core::response::Status;
 use serde::Deserialize;
@@ -127,6 +128,59 @@ async fn what_is_wrong_is_refused_with_words() {
             panic!("{kind} {with} was taken");
         };
         assert_says(&causes(error), field, says, with);
+    }
+    cluster.forget_namespace(NAMESPACE).await;
+}
+
+/// Lists that are there and empty, and whatever else the operator leaves out or adds when it makes objects of a farm.
+#[tokio::test]
+#[ignore = "needs a box"]
+async fn what_a_farm_may_say_may_be_said_of_what_it_makes() {
+    let cluster = cluster().await;
+    const NAMESPACE: &str = "chart-children";
+    cluster.namespace(NAMESPACE).await;
+    let egress = |rule: Value| json!({"router": {"egress": [rule]}});
+    let peer = json!({"name": "far", "peerRef": {"namespace": "other", "name": "farm-b"}, "networks": []});
+    let [flavour, image] = ["f", "i"].map(|letter| letter.repeat(253));
+    let group = json!({"name": "a", "flavour": flavour, "image": image, "userData": {"inline": ""}});
+    for spec in [
+        json!({"router": {}, "groups": [], "sshKeys": [], "admins": [], "users": []}),
+        json!({"router": {"forwards": [], "egress": [], "vpn": {"peers": []}}}),
+        json!({"router": {"replicas": 2}, "publicIP": "198.51.100.20", "elasticIP": {"target": "m".repeat(63)}}),
+        egress(json!({"cidr": "10.0.0.0/8", "ports": [], "action": "Deny"})),
+        egress(json!({"cidr": "10.0.0.0/8", "ports": [53], "protocol": "UDP", "action": "Allow"})),
+        json!({"router": {"forwards": [{"port": 22, "address": "172.16.200.2", "sourceRanges": []}]}}),
+        json!({"router": {"vpn": {"peers": [peer]}}}),
+        json!({"groups": [group]}),
+    ] {
+        let object = |kind: &str, name: &str, spec: Value| {
+            let metadata = json!({"name": name, "annotations": {"cascina.dev/paused": "true"}});
+            typed(&json!({"apiVersion": "cascina.dev/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}))
+        };
+        let admitted = async |kind: &str, object: &DynamicObject| {
+            let answer = cluster.kind(kind, NAMESPACE).create(&dry_run(), object).await;
+            answer.unwrap_or_else(|error| panic!("{spec}: {kind}: {error}"))
+        };
+        let name = "f".repeat(40);
+        let farm = admitted("VirtualFarm", &object("VirtualFarm", &name, spec.clone())).await;
+        let farm: VirtualFarm = serde_json::from_value(serde_json::to_value(&farm).unwrap()).unwrap();
+        if let Some(template) = farm.spec.router {
+            let router = VRouterSpec {
+                farm: name.clone(),
+                public_ip: farm.spec.public_ip,
+                elastic_ip: farm.spec.elastic_ip,
+                template,
+            };
+            admitted("VRouter", &object("VRouter", &name, serde_json::to_value(router).unwrap())).await;
+        }
+        for group in farm.spec.groups {
+            let machine = json!({
+                "farm": name, "flavour": group.flavour, "image": group.image, "class": group.class,
+                "runStrategy": group.run_strategy, "readiness": group.readiness, "userData": group.user_data,
+            });
+            let machine = object("VirtualMachine", &format!("{name}-{}-1023", group.name), machine);
+            admitted("VirtualMachine", &machine).await;
+        }
     }
     cluster.forget_namespace(NAMESPACE).await;
 }
