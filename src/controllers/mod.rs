@@ -30,8 +30,9 @@ use tokio_util::sync::CancellationToken;
 use crate::images::ImageStore;
 use context::Context;
 
-/// Runs every controller until `stop`.
+/// Runs every controller until `stop`: from here on this instance leads.
 pub async fn run(context: Arc<Context>, store: Arc<ImageStore>, stop: CancellationToken) {
+    context.fleet.lead();
     let shutdown = || stop.clone().cancelled_owned();
     tokio::join!(
         hypervisor::run(Arc::clone(&context), shutdown()),

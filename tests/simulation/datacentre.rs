@@ -1,6 +1,7 @@
 //! A whole site: objects and hosts. It can be put to sleep, copied, and woken with another operator.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use cascina::api::HypervisorClass;
 use cascina::clock::Clock;
@@ -124,8 +125,18 @@ impl Live {
         self.operate_through(client, faults).await;
     }
 
+    /// The same, which takes the lead so long after its start.
+    pub async fn operate_after(self, standby: Duration, faults: Arc<Faults>) {
+        let client = self.api.client(&faults);
+        self.lead_after(standby, client, faults).await;
+    }
+
     /// An operator that asks another API server.
     pub async fn operate_through(self, client: Client, faults: Arc<Faults>) {
+        self.lead_after(Duration::ZERO, client, faults).await;
+    }
+
+    async fn lead_after(self, standby: Duration, client: Client, faults: Arc<Faults>) {
         let metrics = Arc::new(Metrics::default());
         let (caches, filling) = Caches::new(&client, &metrics);
         let mut background = JoinSet::new();
@@ -149,6 +160,7 @@ impl Live {
             runtime_dir: std::env::temp_dir(),
         });
         context.caches.ready().await;
+        tokio::time::sleep(standby).await;
         let nothing = self.world(|world| world.mirror_is_away).then(|| images().nothing());
         let store = nothing.as_ref().map_or_else(|| images().store(), |(_, store)| Arc::clone(store));
         cascina::controllers::run(context, store, CancellationToken::new()).await;

@@ -25,6 +25,7 @@ mod world;
 
 mod chance;
 mod disturbances;
+mod failover;
 mod kept;
 mod likeness;
 mod mirror;

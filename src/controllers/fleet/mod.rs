@@ -26,7 +26,7 @@ use news::take_in;
 /// How many changes a slow listener may lag behind.
 const BACKLOG: usize = 4096;
 
-/// After a start, connections are opened within this time; a host without one later has none.
+/// After the lead was taken, connections are opened within this time; a host without one later has none.
 const OPENING: Duration = Duration::from_secs(10);
 
 /// A host that tells much is not read more often than this.
@@ -39,7 +39,8 @@ type ClaimsOf = Box<dyn Fn(&str, Timestamp) -> Claims + Send + Sync>;
 pub struct Fleet {
     clock: Clock,
     claims: OnceLock<ClaimsOf>,
-    began: Instant,
+    /// When this instance took the lead. A standby waits for it for days, and reads no host meanwhile.
+    led: OnceLock<Instant>,
     hosts: RwLock<BTreeMap<String, Arc<FleetHost>>>,
     changes: broadcast::Sender<Change>,
     sightings: Sightings,
@@ -53,10 +54,21 @@ impl Fleet {
             clock,
             sightings: Sightings::new(cluster),
             claims: OnceLock::new(),
-            began: Instant::now(),
+            led: OnceLock::new(),
             hosts: RwLock::default(),
             changes: broadcast::Sender::new(BACKLOG),
         }
+    }
+
+    /// From here on this instance leads, and connects to hosts.
+    pub fn lead(&self) {
+        // Only the first counts; who loses the lead ends.
+        let _ = self.led.set(Instant::now());
+    }
+
+    /// Whether first connections may still be missing.
+    fn is_opening(&self) -> bool {
+        self.led.get().is_none_or(|led| led.elapsed() < OPENING)
     }
 
     /// From here on an answer of a host in which much is missing of what objects claim is doubted.
@@ -83,7 +95,7 @@ impl Fleet {
     /// Whether it is too early to say anything about a host: it hasn't been read for the first time, or it doesn't
     /// answer and did less than `patience` ago. A libvirtd that restarts is silent for a while, and its machines run on.
     pub fn is_quiet(&self, name: &str, patience: Duration) -> bool {
-        let Some(host) = self.get(name) else { return self.began.elapsed() < OPENING };
+        let Some(host) = self.get(name) else { return self.is_opening() };
         let view = host.view();
         let recent = |contact: Timestamp| {
             Duration::try_from(self.clock.now().duration_since(contact)).unwrap_or_default() < patience
@@ -91,14 +103,14 @@ impl Fleet {
         view.survey.present().is_none() && (view.error.is_none() || view.last_contact.is_some_and(recent))
     }
 
-    /// Whether a host hasn't been read since the operator's start, and still may be within the time that first connections take:
-    /// until then nobody knows what is on it beside what its status lists.
+    /// Whether a host hasn't been read since this instance took the lead, and still may be within the time that first
+    /// connections take: until then nobody knows what is on it beside what its status lists.
     pub fn is_unread(&self, name: &str) -> bool {
         let is_read = |host: Arc<FleetHost>| {
             let view = host.view();
             view.last_contact.is_some() || view.error.is_some()
         };
-        self.began.elapsed() < OPENING && !self.get(name).is_some_and(is_read)
+        self.is_opening() && !self.get(name).is_some_and(is_read)
     }
 
     /// The host of a `Hypervisor`, if its connection was made from this and nothing else.
@@ -232,6 +244,21 @@ mod tests {
 
     use super::*;
     use uuid::Uuid;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_standby_counts_the_time_from_when_it_takes_the_lead() {
+        let fleet = Fleet::new(Clock::Wall, "us");
+        let patience = Duration::from_secs(30);
+        let is_too_early = || [fleet.is_unread("worker-1"), fleet.is_quiet("worker-1", patience)];
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(is_too_early(), [true, true], "who doesn't lead has read nothing");
+        fleet.lead();
+        assert_eq!(is_too_early(), [true, true]);
+        tokio::time::advance(OPENING / 2).await;
+        fleet.lead();
+        tokio::time::advance(OPENING / 2).await;
+        assert_eq!(is_too_early(), [false, false], "a host without a connection by now has none");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_host_is_read_early_for_a_domain_and_not_for_an_agent() {

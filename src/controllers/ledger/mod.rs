@@ -44,7 +44,7 @@ pub struct Entry {
 #[derive(Clone, Debug, Default)]
 pub struct Ledger {
     entries: Vec<Entry>,
-    /// A host that answered before the operator's start hasn't been read since.
+    /// A host that answered before this instance took the lead hasn't been read since.
     unread: bool,
 }
 
