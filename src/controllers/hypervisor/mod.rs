@@ -28,11 +28,12 @@ use kube::{Api, Resource, ResourceExt};
 use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
-use super::fleet::Change;
+use super::fleet::{Change, FleetHost};
 use super::news::tell;
 use super::runner;
 use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer, tell_kept};
 use crate::api::{Hypervisor, HypervisorStatus, VirtualFarm, has_our_finalizer};
+use crate::libvirt::HostError;
 use loss::Patience;
 use observe::observe;
 use plan::{Reach, plan};
@@ -119,9 +120,9 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
         remove_finalizer(&context, cache, &api, &hypervisor).await?;
         return Ok(Action::await_change());
     }
+    let mut work = Work::default();
     if let Some(host) = host.as_ref().filter(|_| !plan.cut_offs.is_empty()) {
-        let failed = |source| Error::Host { host: host.name.clone(), source };
-        act::cut_off(host, &plan.cut_offs).await.map_err(failed)?;
+        work.note(act::cut_off(host, &plan.cut_offs).await);
     }
     let after = status::status(&hypervisor, &seen, &plan, &context.namespace, now);
     // Others act upon tombstones and fences: a status that was decided from an older one doesn't replace it.
@@ -131,22 +132,50 @@ async fn reconcile(hypervisor: Arc<Hypervisor>, context: Arc<Context>) -> Result
         tell(&context, cache, &*hypervisor, "Survey", news).await;
     }
     if let Some(host) = host {
-        let failed = |source| Error::Host { host: host.name.clone(), source };
-        if !plan.removals.is_empty() {
-            act::remove(&host, &plan.removals, &context.metrics).await.map_err(failed)?;
-        }
-        if plan.renews_rules {
-            let renewed = act::renew_rules(&host).await.map_err(failed)?;
-            if !renewed.is_empty() {
-                let note = format!("guests behind {} have the rules of this version now", renewed.join(", "));
-                context.events.normal(hypervisor.object_ref(&()), "RulesRenewed", "Renew", note).await;
-            }
-        }
-        if !plan.steps.is_empty() {
-            act::act(&host, &plan.steps).await.map_err(failed)?;
-        }
+        carry_out(&context, &hypervisor, &host, &plan, &mut work).await;
+        work.outcome(&host)?;
     }
     Ok(Action::requeue(pause(&plan, deleted)))
+}
+
+/// What came of the work on a host: one part that fails keeps none of the others from being done.
+#[derive(Default)]
+struct Work {
+    failed: Option<HostError>,
+}
+
+impl Work {
+    fn note(&mut self, outcome: Result<(), HostError>) {
+        if let Err(error) = outcome {
+            self.failed.get_or_insert(error);
+        }
+    }
+
+    /// A host that doesn't answer is asked for nothing more.
+    fn is_over(&self) -> bool {
+        self.failed.as_ref().is_some_and(HostError::is_silence)
+    }
+
+    fn outcome(self, host: &FleetHost) -> Result<(), Error> {
+        self.failed.map_or(Ok(()), |source| Err(Error::Host { host: host.name.clone(), source }))
+    }
+}
+
+async fn carry_out(context: &Context, hypervisor: &Hypervisor, host: &FleetHost, plan: &plan::Plan, work: &mut Work) {
+    if !plan.removals.is_empty() && !work.is_over() {
+        work.note(act::remove(host, &plan.removals, &context.metrics).await);
+    }
+    if plan.renews_rules && !work.is_over() {
+        let renewed = act::renew_rules(host).await;
+        if let Some(renewed) = renewed.as_ref().ok().filter(|renewed| !renewed.is_empty()) {
+            let note = format!("guests behind {} have the rules of this version now", renewed.join(", "));
+            context.events.normal(hypervisor.object_ref(&()), "RulesRenewed", "Renew", note).await;
+        }
+        work.note(renewed.map(|_| ()));
+    }
+    if !plan.steps.is_empty() && !work.is_over() {
+        work.note(act::act(host, &plan.steps).await);
+    }
 }
 
 /// What is counted of a host.

@@ -142,8 +142,8 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
         remove_finalizer(context, routers, &api, &view.router).await?;
         return Ok(Action::await_change());
     }
-    act::act(context, &view.router.namespace().unwrap_or_default(), &plan.steps).await?;
-    tell_of_deletions(context, &view.router, &plan.steps).await;
+    let done = act::act(context, &view.router.namespace().unwrap_or_default(), &plan.steps).await;
+    tell_of_deletions(context, &view.router, &done.steps).await;
     let heard = tell_all(context, memory, &view, &plan).await?;
 
     let now = context.clock.now();
@@ -159,7 +159,8 @@ async fn reconcile(router: Arc<VRouter>, context: &Arc<Context>, memory: &Memory
     for news in news::news(before.status.as_ref(), &after) {
         tell_news(context, routers, &*view.router, "Reconcile", news).await;
     }
-    // Last: a host that just went away is no reason to say nothing of the router.
+    // Last: what one of its machines wants in vain, or a host that just went away, is no reason to say nothing of the router.
+    done.error.map_or(Ok(()), Err)?;
     count(context, memory, &view, &plan, &heard).await?;
     let works = |heard: &Option<Heard>| matches!(heard, Some(Heard::InForce(_)));
     let at_rest = plan.steps.is_empty() && plan.seats.iter().all(|seat| seat.wait.is_none()) && heard.iter().all(works);
