@@ -1,19 +1,35 @@
 //! Which farm a machine is bound to: the one that gave it its address, and no other of that name.
 
+use std::net::Ipv4Addr;
+
 use kube::ResourceExt;
 
 use crate::api::{VirtualFarm, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
+use crate::network::FarmNetwork;
 
 /// Reason of a machine whose farm is gone.
 pub const FARM_GONE: &str = "FarmGone";
 
-/// Whether a machine is one of a farm's: it names it, and isn't bound to another farm that had this name.
+/// Whether a machine is one of a farm's: it names it, and neither is bound to another farm that had this name, nor has an address
+/// that this one can't have given.
 #[must_use]
 pub fn is_member(machine: &VirtualMachine, farm: &VirtualFarm) -> bool {
     let named = machine.metadata.namespace == farm.metadata.namespace && machine.spec.farm == farm.name_any();
-    named && bond(machine).is_none_or(|uid| Some(uid) == farm.metadata.uid.as_deref())
+    let bound = || match bond(machine) {
+        Some(uid) => Some(uid) == farm.metadata.uid.as_deref(),
+        None => may_have_given(farm, machine),
+    };
+    named && bound()
+}
+
+/// Of a machine that got its address before that was written down: whether it may be from this farm. A farm has one network for
+/// its whole life.
+fn may_have_given(farm: &VirtualFarm, machine: &VirtualMachine) -> bool {
+    let address = machine.status.as_ref().and_then(|status| status.address.as_ref()?.parse::<Ipv4Addr>().ok());
+    let network = farm.status.as_ref().and_then(|status| status.network.as_ref()?.parse::<FarmNetwork>().ok());
+    address.zip(network).is_none_or(|(address, network)| FarmNetwork::of(address) == network)
 }
 
 fn bond(machine: &VirtualMachine) -> Option<&str> {
@@ -59,5 +75,30 @@ mod tests {
         let mut elsewhere = first.clone();
         elsewhere.metadata.namespace = Some("other".into());
         assert!(!is_member(&bound, &elsewhere));
+    }
+    fn in_network(network: &str) -> VirtualFarm {
+        let mut farm = farm("farm-a");
+        farm.status.get_or_insert_default().network = Some(network.into());
+        farm
+    }
+
+    /// A machine from before it was written down which farm gave it its address.
+    fn unbound(address: &str) -> VirtualMachine {
+        let mut machine = machine("one", 0);
+        machine.status.get_or_insert_default().address = Some(address.into());
+        machine
+    }
+
+    #[test]
+    fn an_address_of_another_network_is_from_another_farm() {
+        let machine = unbound("172.16.1.2");
+        assert!(is_member(&machine, &in_network("172.16.1.0/24")));
+        assert!(!is_member(&machine, &in_network("172.16.2.0/24")), "a farm that was made again under the name");
+        let mut without = in_network("");
+        without.status.as_mut().unwrap().network = None;
+        assert!(is_member(&machine, &without), "nobody knows yet");
+        let mut bound = machine.clone();
+        bound.status.as_mut().unwrap().farm_uid = without.metadata.uid.clone();
+        assert!(is_member(&bound, &in_network("172.16.2.0/24")), "it is written down");
     }
 }
