@@ -8,8 +8,10 @@ use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use kube::api::ListParams;
+use kube::core::DeserializeGuard;
 use kube::{Api, ResourceExt};
 use sha2::{Digest, Sha256};
+use tracing::warn;
 use uuid::Uuid;
 
 use super::certificates::is_expiring;
@@ -27,6 +29,7 @@ use crate::controllers::fleet::{Expected, FleetHost};
 use crate::controllers::isolation::kept_back;
 use crate::controllers::ledger::is_farm_gone;
 use crate::controllers::placement::standing::{held, is_removed};
+use crate::controllers::runner::full_name;
 use crate::images::{is_image_volume, volumes_of};
 use crate::libvirt::{Certificates, Credentials, HostConfig, HostError, Survey};
 
@@ -58,14 +61,14 @@ pub async fn observe(context: &Arc<Context>, hypervisor: &Hypervisor) -> Result<
         Ok(host) => (Some(host), None),
         Err(refusal) => (None, Some(refusal)),
     };
-    let placed = placed(context, hypervisor).await?;
+    let placed = placed(context, hypervisor).await;
     if let Some(host) = &host {
         let mark = expected_mark(hypervisor, placed.is_empty());
         host.expect(Expected { identity: identity(hypervisor), pool_mark: mark.map(|mark| mark.volume.clone()) });
     }
     let mut seen = host.as_ref().map(|host| host.view());
     let owners = match (&host, &mut seen) {
-        (Some(host), Some(seen)) => owners(context, hypervisor, host, seen).await?,
+        (Some(host), Some(seen)) => owners(context, hypervisor, host, seen).await,
         _ => Owners::default(),
     };
     let survey = seen.as_ref().and_then(|seen| seen.survey.present().map(Arc::clone));
@@ -325,25 +328,36 @@ async fn idle_volumes(
     let mut idle = host.idle_for(&unused, IDLE_FOR, context.clock.now());
     if !idle.is_empty() {
         // The API server itself has the last word: a list that lacks an image would empty every host of it.
-        let images: Api<Image> = context.cluster_api();
-        for volumes in
-            images.list(&ListParams::default()).await?.iter().filter_map(|image| volumes_of(&image.spec).ok())
-        {
-            idle.retain(|name| volumes.iter().all(|volume| volume.name != *name));
-        }
+        let images: Api<DeserializeGuard<Image>> = context.cluster_api();
+        let listed = images.list(&ListParams::default()).await?;
+        keep_needed(listed.items, &mut idle);
     }
     Ok(idle)
 }
 
-/// The machines that have this host.
-async fn placed(context: &Context, hypervisor: &Hypervisor) -> Result<Vec<Placed>, Error> {
+/// Keeps what these images need. Of one that can't be read nobody knows what it needs: then everything is kept.
+fn keep_needed(images: Vec<DeserializeGuard<Image>>, idle: &mut BTreeSet<String>) {
+    for image in images {
+        match image.0.map(|image| volumes_of(&image.spec)) {
+            Ok(Ok(volumes)) => idle.retain(|name| volumes.iter().all(|volume| volume.name != *name)),
+            Ok(Err(_)) => {}
+            Err(_) => idle.clear(),
+        }
+    }
+}
+
+/// The machines that have this host. A farm that can't be asked for isn't gone: one machine's must not stop its host.
+async fn placed(context: &Context, hypervisor: &Hypervisor) -> Vec<Placed> {
     let machines = context.caches.machines_on(&hypervisor.name_any());
     let mut placed = Vec::with_capacity(machines.len());
     for machine in machines.iter().filter(|machine| !is_removed(machine)) {
-        let farm_is_gone = is_farm_gone(context, machine).await?;
+        let farm_is_gone = is_farm_gone(context, machine).await.unwrap_or_else(|error| {
+            warn!(machine = %full_name(&**machine), %error, "its farm can't be asked for");
+            false
+        });
         placed.extend(placed_on(machine, hypervisor).map(|placed| Placed { farm_is_gone, ..placed }));
     }
-    Ok(placed)
+    placed
 }
 
 fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed> {

@@ -4,33 +4,26 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use kube::ResourceExt;
+use kube::core::DeserializeGuard;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::copies::{Owners, Standing, Whereabouts, copies, tags};
 use crate::api::{Hypervisor, MachineCopy, ObjectName, VirtualMachine};
 use crate::controllers::context::Context;
-use crate::controllers::error::Error;
 use crate::controllers::fleet::{FleetHost, HostView};
 use crate::controllers::observed::Observed;
 
 /// Whose the domains on the host are. What seems not to belong there is asked of the API server by name, and then the
 /// host is read once more: a machine that goes is gone from its host first, and from the API server last.
-///
-/// # Errors
-/// The API server can't be asked.
-pub async fn owners(
-    context: &Context,
-    hypervisor: &Hypervisor,
-    host: &FleetHost,
-    seen: &mut HostView,
-) -> Result<Owners, Error> {
+pub async fn owners(context: &Context, hypervisor: &Hypervisor, host: &FleetHost, seen: &mut HostView) -> Owners {
     let mut owners = Owners {
         here: hypervisor.name_any(),
         cluster: context.cluster.clone(),
         pool_is_shared: hypervisor.spec.storage.shared.is_some(),
         ..Owners::default()
     };
-    let Observed::Present(survey) = &seen.survey else { return Ok(owners) };
+    let Observed::Present(survey) = &seen.survey else { return owners };
     let tombstones = hypervisor.status.as_ref().map(|status| status.tombstones.as_slice()).unwrap_or_default();
     let ours = tags(survey).filter(|tag| tag.cluster == context.cluster);
     let mut asked: BTreeMap<_, _> = ours.map(|tag| (tag.uid, (tag.namespace.clone(), tag.name.clone()))).collect();
@@ -46,7 +39,7 @@ pub async fn owners(
         }
     }
     for (uid, (namespace, name)) in &asked {
-        let found = whereabouts(context, &owners.here, *uid, namespace, name).await?;
+        let found = whereabouts(context, &owners.here, *uid, namespace, name).await;
         owners.machines.extend(found.map(|found| (*uid, found)));
     }
     let gone = asked.keys().filter(|uid| !owners.machines.contains_key(uid));
@@ -68,7 +61,7 @@ pub async fn owners(
             }
         }
     }
-    Ok(owners)
+    owners
 }
 
 /// The copies that the status lists and no machine that has the host accounts for, but for those that were seen to be gone.
@@ -82,22 +75,33 @@ pub fn absent(context: &Context, hypervisor: &Hypervisor) -> Vec<MachineCopy> {
 }
 
 /// Where a machine's object says that it is, if there is one: from memory for one that is placed here.
-async fn whereabouts(
-    context: &Context,
-    here: &str,
-    uid: Uuid,
-    namespace: &str,
-    name: &str,
-) -> Result<Option<Whereabouts>, Error> {
+async fn whereabouts(context: &Context, here: &str, uid: Uuid, namespace: &str, name: &str) -> Option<Whereabouts> {
     let is_it = |machine: &VirtualMachine| machine.metadata.uid.as_deref() == Some(uid.to_string().as_str());
     let known = context.caches.machines.get(namespace, name).filter(|machine| is_it(machine));
     let known = known.as_deref().map(whereabouts_of).filter(|known| known.host.as_deref() == Some(here));
     // The names come from a host: they must not lead elsewhere in the API.
     let (Ok(namespace), Ok(name), None) = (namespace.parse::<ObjectName>(), name.parse::<ObjectName>(), &known) else {
-        return Ok(known);
+        return known;
     };
-    let newest = context.api::<VirtualMachine>(namespace.as_str()).get_opt(name.as_str()).await?;
-    Ok(newest.filter(is_it).as_ref().map(whereabouts_of))
+    match context.api::<DeserializeGuard<VirtualMachine>>(namespace.as_str()).get_opt(name.as_str()).await {
+        Ok(newest) => said_of(uid, newest, here),
+        Err(error) => {
+            warn!(host = here, machine = %uid, %error, "it can't be asked for");
+            Some(somewhere(here))
+        }
+    }
+}
+
+/// Where an object says that this machine is.
+fn said_of(uid: Uuid, newest: Option<DeserializeGuard<VirtualMachine>>, here: &str) -> Option<Whereabouts> {
+    let newest = newest.filter(|newest| newest.uid() == Some(uid.to_string()))?;
+    Some(newest.0.as_ref().map_or_else(|_| somewhere(here), whereabouts_of))
+}
+
+/// Of a machine that can't be read nothing is removed from its host, as if it were at home there, and none of its placements is
+/// over. It stops nobody else.
+fn somewhere(here: &str) -> Whereabouts {
+    Whereabouts { host: Some(here.to_owned()), epoch: i64::MAX, deleted: false }
 }
 
 fn whereabouts_of(machine: &VirtualMachine) -> Whereabouts {
@@ -106,5 +110,29 @@ fn whereabouts_of(machine: &VirtualMachine) -> Whereabouts {
         host: status.and_then(|status| status.hypervisor.clone()),
         epoch: status.and_then(|status| status.epoch).unwrap_or_default(),
         deleted: machine.metadata.deletion_timestamp.is_some(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_can_not_be_read_is_there_and_left_alone() {
+        let uid = Uuid::from_u128(7);
+        let said = |uid_there: Uuid, epoch: serde_json::Value| {
+            let spec = serde_json::json!({"farm": "farm-a", "flavour": "small", "image": "one"});
+            let status = serde_json::json!({"hypervisor": "worker-2", "epoch": epoch});
+            let machine = serde_json::json!({
+                "apiVersion": "cascina.dev/v1alpha1", "kind": "VirtualMachine",
+                "metadata": {"namespace": "tenant", "name": "one", "uid": uid_there}, "spec": spec, "status": status,
+            });
+            said_of(uid, Some(serde_json::from_value(machine).unwrap()), "worker-1")
+        };
+        let elsewhere = Whereabouts { host: Some("worker-2".into()), epoch: 3, deleted: false };
+        assert_eq!(said(uid, 3.into()), Some(elsewhere));
+        assert_eq!(said(uid, "three".into()), Some(somewhere("worker-1")));
+        assert_eq!(said(Uuid::from_u128(8), "three".into()), None, "another one has the name");
+        assert_eq!(said_of(uid, None, "worker-1"), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use kube::ResourceExt;
+use kube::core::DeserializeGuard;
 
 use crate::api::{VirtualFarm, VirtualMachine};
 use crate::controllers::context::Context;
@@ -52,10 +53,26 @@ pub async fn is_farm_gone(context: &Context, machine: &VirtualMachine) -> Result
     if bond(machine).is_some_and(|uid| context.caches.farms.was_deleted(uid)) {
         return Ok(true);
     }
-    let farm = context.api::<VirtualFarm>(&namespace).get_opt(&machine.spec.farm).await?;
-    let newest = context.api::<VirtualMachine>(&namespace).get_opt(&machine.name_any()).await?;
-    let newest = newest.filter(|newest| newest.uid() == machine.uid());
-    Ok(newest.is_some_and(|newest| farm.is_none_or(|farm| !is_member(&newest, &farm))))
+    let farm = context.api::<DeserializeGuard<VirtualFarm>>(&namespace).get_opt(&machine.spec.farm).await?;
+    let newest = context.api::<DeserializeGuard<VirtualMachine>>(&namespace).get_opt(&machine.name_any()).await?;
+    Ok(has_lost(machine, newest, farm))
+}
+
+/// Whether a machine has lost its farm, by what the API server says of both. What can't be read, in another version's form maybe,
+/// is there all the same, and its uid can be read.
+fn has_lost(
+    machine: &VirtualMachine,
+    newest: Option<DeserializeGuard<VirtualMachine>>,
+    farm: Option<DeserializeGuard<VirtualFarm>>,
+) -> bool {
+    let newest = newest.and_then(|newest| newest.0.ok()).filter(|newest| newest.uid() == machine.uid());
+    newest.is_some_and(|newest| match farm {
+        None => true,
+        Some(DeserializeGuard(Ok(farm))) => !is_member(&newest, &farm),
+        Some(DeserializeGuard(Err(unreadable))) => {
+            bond(&newest).is_some_and(|uid| Some(uid) != unreadable.metadata.uid.as_deref())
+        }
+    })
 }
 
 #[cfg(test)]
@@ -100,5 +117,27 @@ mod tests {
         let mut bound = machine.clone();
         bound.status.as_mut().unwrap().farm_uid = without.metadata.uid.clone();
         assert!(is_member(&bound, &in_network("172.16.2.0/24")), "it is written down");
+        let there = |machine: &VirtualMachine| Some(DeserializeGuard(Ok(machine.clone())));
+        assert!(has_lost(&machine, there(&machine), Some(DeserializeGuard(Ok(in_network("172.16.2.0/24"))))));
+    }
+
+    #[test]
+    fn a_farm_that_can_not_be_read_is_there() {
+        let unreadable = |uid: Option<&str>| {
+            let farm = serde_json::json!({"metadata": {"name": "farm-a", "uid": uid}, "spec": {"groups": "many"}});
+            let guard: DeserializeGuard<VirtualFarm> = serde_json::from_value(farm).unwrap();
+            assert!(guard.0.is_err());
+            Some(guard)
+        };
+        let mut bound = unbound("172.16.1.2");
+        let uid = farm("farm-a").metadata.uid;
+        bound.status.as_mut().unwrap().farm_uid = uid.clone();
+        let there = |machine: &VirtualMachine| Some(DeserializeGuard(Ok(machine.clone())));
+        assert!(!has_lost(&bound, there(&bound), unreadable(uid.as_deref())));
+        assert!(has_lost(&bound, there(&bound), unreadable(Some("another"))), "one that was made again");
+        let unbound = unbound("172.16.1.2");
+        assert!(!has_lost(&unbound, there(&unbound), unreadable(Some("another"))), "nobody knows");
+        assert!(has_lost(&bound, there(&bound), None));
+        assert!(!has_lost(&bound, None, None), "an old backup has forgotten both");
     }
 }
