@@ -16,6 +16,7 @@ use super::RETRY;
 use super::act::{WRITE_DEADLINE, report};
 use super::decide::Decided;
 use super::status::{SHARE, news, status};
+use crate::api::VirtualMachine;
 use crate::controllers::context::Context;
 use crate::controllers::news::tell;
 use crate::controllers::runner::full_name;
@@ -62,14 +63,26 @@ impl Telling {
         }
     }
 
+    /// What is decided anew of a machine that is being told of waits until that has ended.
     fn take(&self) -> Option<Decided> {
         let mut waits = self.lock();
-        while let Some(decided) = waits.untold.pop_front() {
-            if waits.in_flight.insert(decided.0.uid().unwrap_or_default()) {
-                return Some(decided);
-            }
+        let Waits { untold, in_flight } = &mut *waits;
+        let next = untold.iter().position(|(machine, _)| !in_flight.contains(&uid(machine)))?;
+        let decided = untold.remove(next)?;
+        in_flight.insert(uid(&decided.0));
+        Some(decided)
+    }
+
+    /// A telling has ended. One that is to be tried again is overtaken by what was decided since.
+    fn ends(&self, decided: Decided, settled: bool) {
+        let mut waits = self.lock();
+        let told = uid(&decided.0);
+        waits.in_flight.remove(&told);
+        let is_newest = waits.untold.iter().all(|(machine, _)| uid(machine) != told);
+        if !settled && is_newest {
+            waits.untold.push_back(decided);
         }
-        None
+        self.news.notify_one();
     }
 
     async fn tell_one(&self, context: &Arc<Context>, decided: Decided) {
@@ -80,17 +93,16 @@ impl Telling {
         if !settled {
             tokio::time::sleep(RETRY).await;
         }
-        let mut waits = self.lock();
-        waits.in_flight.remove(&machine.uid().unwrap_or_default());
-        if !settled {
-            waits.untold.push_back(decided);
-            self.news.notify_one();
-        }
+        self.ends(decided, settled);
     }
 
     fn lock(&self) -> MutexGuard<'_, Waits> {
         self.waits.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn uid(machine: &VirtualMachine) -> String {
+    machine.uid().unwrap_or_default()
 }
 
 /// Writes a wait and tells the machine's story. Says whether that is settled; otherwise it is to be tried again.
@@ -114,4 +126,48 @@ async fn write(context: &Arc<Context>, (machine, outcome): &Decided) -> bool {
         Err(_) => debug!(object = %name, "its wait was not told: no answer in time"),
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::plan::Wait;
+    use super::super::status::Outcome;
+    use super::super::testing::machine;
+    use super::*;
+
+    fn waits(name: &str, reason: &'static str) -> Decided {
+        (Arc::new(machine(name, 0)), Outcome::Waits(Wait::new(reason, "")))
+    }
+
+    fn what(decided: Option<Decided>) -> String {
+        let Some((machine, Outcome::Waits(wait))) = decided else { return "nothing".into() };
+        format!("{} {}", machine.name_any(), wait.reason)
+    }
+
+    #[test]
+    fn what_is_decided_while_a_machine_is_told_of_is_told_after_it() {
+        let telling = Telling::default();
+        telling.tell(vec![waits("one", "AddressPending"), waits("two", "AddressPending")]);
+        let first = telling.take().unwrap();
+        telling.tell(vec![waits("one", "Unschedulable"), waits("two", "Unschedulable")]);
+        assert_eq!(what(telling.take()), "two Unschedulable", "nobody waits for the first");
+        assert_eq!(what(telling.take()), "nothing");
+        // It changed meanwhile: a conflict, so what is newer is all that is ever told of it.
+        telling.ends(first, true);
+        assert_eq!(what(telling.take()), "one Unschedulable");
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_tried_again_unless_something_newer_is_known() {
+        let telling = Telling::default();
+        telling.tell(vec![waits("one", "AddressPending")]);
+        let first = telling.take().unwrap();
+        telling.ends(first, false);
+        let again = telling.take().unwrap();
+        assert_eq!(what(Some(again.clone())), "one AddressPending");
+        telling.tell(vec![waits("one", "Unschedulable")]);
+        telling.ends(again, false);
+        assert_eq!(what(telling.take()), "one Unschedulable");
+        assert_eq!(what(telling.take()), "nothing");
+    }
 }
