@@ -49,6 +49,7 @@ use crate::api::{
     DRY_RUN_ANNOTATION, Flavour, Hypervisor, VRouter, VirtualFarm, VirtualFarmStatus, VirtualMachine,
     has_our_finalizer, is_annotated,
 };
+use crate::network::FarmNetwork;
 
 /// A farm is looked at this often even if nothing changes.
 const INTERVAL: Duration = Duration::from_secs(300);
@@ -108,12 +109,17 @@ fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>
         let context = Arc::clone(context);
         site_changes(&context).map(move |()| all_farms(&context))
     };
-    let kept = context.caches.hypervisors.changes().scan(HashMap::new(), |known, host| {
-        let after = kept_addresses(&host);
-        let before = known.insert(host.name_any(), after.clone()).unwrap_or_default();
-        let farms = before.symmetric_difference(&after).map(|(farm, _)| reference(&farm.0, &farm.1));
-        std::future::ready(Some(farms.collect()))
-    });
+    let kept = {
+        let context = Arc::clone(context);
+        context.caches.hypervisors.changes().scan(HashMap::new(), move |known, host| {
+            let after = kept_addresses(&host);
+            let before = known.insert(host.name_any(), after.clone()).unwrap_or_default();
+            let changed = before.symmetric_difference(&after);
+            let of_namespace = |namespace: &str| context.caches.farms.named(namespace, "");
+            let farms = changed.filter_map(|kept| farm_of_kept(kept, of_namespace));
+            std::future::ready(Some(farms.map(|(namespace, farm)| reference(&namespace, &farm)).collect()))
+        })
+    };
     let held_back = {
         let context = Arc::clone(context);
         context.caches.flavours.changes().map(move |flavour| farms_that_hold_back(&context, &flavour))
@@ -122,13 +128,30 @@ fn triggers(context: &Arc<Context>) -> BoxStream<'static, ObjectRef<VirtualFarm>
     select_all([machines.boxed(), routers.boxed()].into_iter().chain(shared)).flat_map(stream::iter).boxed()
 }
 
-/// The addresses of copies on a host, which nobody else gets, and their farms.
-fn kept_addresses(host: &Hypervisor) -> BTreeSet<(Key, Option<String>)> {
+/// An address that a copy on a host has, which nobody else gets: the namespace and the farm of the copy, as far as that is known.
+type Kept = ((String, Option<String>), Option<String>);
+
+/// The addresses of copies on a host.
+fn kept_addresses(host: &Hypervisor) -> BTreeSet<Kept> {
     let status = host.status.iter();
     let copies =
         status.flat_map(|status| status.copies.iter().chain(status.tombstones.iter().map(|stone| &stone.copy)));
-    let kept = copies.filter_map(|copy| Some(((copy.namespace.clone(), copy.farm.clone()?), copy.address.clone())));
-    kept.collect()
+    copies.map(|copy| ((copy.namespace.clone(), copy.farm.clone()), copy.address.clone())).collect()
+}
+
+/// The farm that an address is kept from. A domain without an object tells no farm: it is the one that has the network.
+fn farm_of_kept(
+    ((namespace, farm), address): &Kept,
+    of_namespace: impl Fn(&str) -> Vec<Arc<VirtualFarm>>,
+) -> Option<Key> {
+    if let Some(farm) = farm {
+        return Some((namespace.clone(), farm.clone()));
+    }
+    let network = FarmNetwork::of(address.as_ref()?.parse().ok()?);
+    let has_it = |farm: &Arc<VirtualFarm>| {
+        farm.status.as_ref().and_then(|status| status.network.as_ref()?.parse().ok()) == Some(network)
+    };
+    of_namespace(namespace).into_iter().find(has_it).map(|farm| key(&*farm))
 }
 
 fn farm_of_router(router: &VRouter) -> ObjectRef<VirtualFarm> {

@@ -358,6 +358,21 @@ fn news_are_told_once() {
 }
 
 #[test]
+fn a_farm_is_woken_for_a_copy_that_tells_its_address_alone() {
+    let mut of_namespace = farm();
+    of_namespace.status.get_or_insert_default().network = Some("172.16.1.0/24".into());
+    let of_namespace = Arc::new(of_namespace);
+    let woken = |farm: Option<&str>, address: Option<&str>| {
+        let kept = (("tenant".to_owned(), farm.map(str::to_owned)), address.map(str::to_owned));
+        super::farm_of_kept(&kept, |_| vec![Arc::clone(&of_namespace)]).map(|(_, farm)| farm)
+    };
+    assert_eq!(woken(None, Some("172.16.1.7")), Some("farm-a".into()));
+    assert_eq!(woken(Some("other"), Some("172.16.1.7")), Some("other".into()), "it is written down");
+    assert_eq!(woken(None, Some("172.16.2.7")), None);
+    assert_eq!(woken(None, None), None);
+}
+
+#[test]
 fn a_dry_run_shows_what_would_happen_and_why_something_would_wait() {
     let mut farm = with_group(with_group(farm(), changed(group("workers", 2))), group("new", 2));
     farm.spec.quota = Some(Quota { instances: Some(3), ..Quota::default() });
