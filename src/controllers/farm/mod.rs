@@ -11,6 +11,7 @@ mod groups;
 mod network;
 mod observe;
 mod plan;
+mod rest;
 mod room;
 mod router;
 mod status;
@@ -56,13 +57,6 @@ const INTERVAL: Duration = Duration::from_secs(300);
 
 /// A dry run is made anew this often: hosts change all the time.
 const DRY_RUN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// A dry run is followed by a rest of so many times as long, of all dry runs of its namespace: a tenant who changes much and
-/// often takes no more than a twentieth of a core.
-const DRY_RUN_REST: u32 = 19;
-
-/// And of so long at least: what changes meanwhile is looked at together.
-const DRY_RUN_PAUSE: Duration = Duration::from_millis(500);
 
 /// Counters in a farm's status are written at most this often.
 const COUNTERS_INTERVAL: Duration = Duration::from_secs(1);
@@ -247,15 +241,13 @@ fn not_written(error: &Error) -> Wait {
 
 async fn rehearse(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Memory) -> Result<Action, Error> {
     let namespace = farm.namespace().unwrap_or_default();
-    let begin = Instant::now();
-    let rested = lock(&memory.rested).get(&namespace).map(|rested| rested.saturating_duration_since(begin));
-    if let Some(left) = rested.filter(|left| !left.is_zero()) {
+    let began = Instant::now();
+    if let Err(left) = lock(&memory.rests).begin(&namespace, began) {
         return Ok(Action::requeue(left));
     }
     let view = look_only(context, memory, farm);
     let planned = dry_run::rehearse(&view, World::look(context));
-    let rest = (begin.elapsed() * DRY_RUN_REST).max(DRY_RUN_PAUSE);
-    lock(&memory.rested).insert(namespace, Instant::now() + rest);
+    lock(&memory.rests).end(&namespace, began, Instant::now());
     let status = status::dry_run_status(&view, planned, context.clock.now());
     write_status(context, memory, farm, &status).await?;
     Ok(Action::requeue(DRY_RUN_INTERVAL))

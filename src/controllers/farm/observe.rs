@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::addresses::Promises;
 use super::network::{Claim, Verdict, choose};
+use super::rest::Rests;
 use super::room::Parts;
 use crate::api::{VRouter, VirtualFarm, VirtualMachine};
 use crate::controllers::cache::Key;
@@ -53,8 +54,8 @@ pub struct Memory {
     pub bindings: Mutex<HashMap<Key, (u64, Instant)>>,
     /// When the status of each farm was last written.
     pub told: Mutex<HashMap<Key, Instant>>,
-    /// Before when no dry run is made again, by namespace.
-    pub rested: Mutex<HashMap<String, Instant>>,
+    /// Which namespaces rest from their dry runs.
+    pub rests: Mutex<Rests>,
 }
 
 /// Looks at a farm; its network, if it needs one, is promised to it from here on.
