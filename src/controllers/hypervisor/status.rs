@@ -45,7 +45,10 @@ pub const SHARE: Share = Share {
 const MASS_VANISH: &str = "MassVanish";
 
 /// How many copies the status lists.
-const LISTED_COPIES: usize = 2048;
+pub(super) const LISTED_COPIES: usize = 2048;
+
+/// With so many copies a host takes no more: what a pass of placement still gives it before it sees that has its place in the list.
+pub(super) const MOST_COPIES: usize = LISTED_COPIES - 128;
 
 /// How many revisions the status lists.
 const LISTED_IMAGES: usize = 256;
@@ -164,6 +167,9 @@ fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     }
     if plan.is_swept_first() {
         return State::no("Schedulable", "RemovingStaleCopies", removing(plan));
+    }
+    if plan.residents.len() >= MOST_COPIES {
+        return State::no("Schedulable", "TooManyCopies", too_many(plan.residents.len()));
     }
     match &plan.reach {
         Some(Reach::Answers) if !hypervisor.status.as_ref().is_some_and(admits_machines) => {

@@ -13,7 +13,7 @@ use super::loss::{Fence, Leaves, MOST_OF_NAMESPACE, MOST_TOMBSTONES, Patience, l
 use super::orphans::Sweep;
 use super::plan::{Placed, Plan, Reach, Refusal, Step, View, allocatable, expected_mark, plan};
 use super::pool::PoolMates;
-use super::status::status;
+use super::status::{LISTED_COPIES, MOST_COPIES, status};
 use crate::api::conditions::{State, find, stamp};
 use crate::api::{
     Bytes, Capacity, EvictionStrategy, FENCED_ANNOTATION, Hypervisor, HypervisorNetwork, HypervisorNetworks,
@@ -414,6 +414,24 @@ fn a_host_keeps_a_bounded_number_of_tombstones() {
     view.placed = many.collect();
     let full = plan(&hypervisor, &view, &PATIENCE, at(441));
     assert_eq!((full.loss.tombstones.len(), full.loss.without), (MOST_TOMBSTONES, MOST_OF_NAMESPACE));
+}
+
+#[test]
+fn a_host_with_more_copies_than_its_status_has_room_for_takes_no_more_and_says_so() {
+    let schedulable = |copies: usize| {
+        let mut view = view(answering(Survey::default()));
+        let one = |index| Placed { copy: MachineCopy { uid: format!("uid-{index}"), ..copy(1) }, ..placed() };
+        view.placed = (0..copies).map(one).collect();
+        let plan = plan(&hypervisor(), &view, &PATIENCE, at(600));
+        let told = after(hypervisor(), &view, &plan, 600).status.unwrap();
+        assert_eq!(told.copies.len(), copies.min(LISTED_COPIES));
+        let schedulable = find(&told.conditions, "Schedulable").unwrap();
+        (schedulable.reason.clone(), schedulable.message.clone())
+    };
+    assert_eq!(schedulable(MOST_COPIES - 1).0, "Open");
+    assert_eq!(schedulable(MOST_COPIES).0, "TooManyCopies");
+    let (reason, message) = schedulable(LISTED_COPIES + 3);
+    assert!(reason == "TooManyCopies" && message.contains("3 of them are not in status.copies"), "{message}");
 }
 
 /// A host that answers with this; its status lists the machine, and there is no object of it.
