@@ -114,7 +114,7 @@ pub fn losses(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) ->
     }
     if !fresh.is_empty() {
         let message = format!("given up here, to be removed when the host returns: {}", named(&fresh));
-        news.push(News::warning("GivenUp", message));
+        news.push(News::normal("GivenUp", message));
     }
     if plan.loss.without > 0 && !fresh.is_empty() {
         let message =

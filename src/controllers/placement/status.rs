@@ -132,7 +132,7 @@ pub fn scheduled_reason(machine: &VirtualMachine) -> Option<&str> {
 pub fn news(machine: &VirtualMachine, outcome: &Outcome, waited: Duration) -> Option<News> {
     if let (Some(lost), Outcome::Placed { host, .. }) = (leaves(machine, outcome), outcome) {
         let note = format!("{lost} is lost: made anew on {host}");
-        return Some(News::warning("Evicted", note));
+        return Some(News::normal("Evicted", note));
     }
     match outcome {
         Outcome::Placed { host, .. } => {

@@ -395,6 +395,15 @@ fn an_event_is_told_when_the_reason_changes() {
 }
 
 #[test]
+fn a_machine_that_is_made_anew_by_itself_needs_nobody() {
+    let lost = running_on(machine("a", 0), "one", 1, "512Mi");
+    let site = world(vec![big("two")], vec![machine("b", 1)]);
+    let (_, placed) = decide(&site).remove(0);
+    let told = news(&lost, &placed, Duration::ZERO).unwrap();
+    assert_eq!((told.reason.as_str(), told.attention), ("Evicted", Attention::Nobody));
+}
+
+#[test]
 fn a_placement_without_an_answer_counts_until_the_machine_has_changed() {
     use super::act::Doubts;
     let mut site = world(vec![host("one", 1, "1Gi", "9Gi")], vec![machine("a", 0), machine("b", 1)]);

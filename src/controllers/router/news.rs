@@ -43,12 +43,11 @@ fn turn(before: &VRouterStatus, after: &VRouterStatus) -> Option<News> {
     turned.then(|| News::normal("TurnTaken", format!("{is} works in place of {was}")))
 }
 
-/// Why one of its machines is made anew: something failed, or somebody wants it otherwise now.
+/// Why one of its machines is made anew, which happens by itself, whatever failed. What doesn't get well by that is told of the
+/// router.
 #[must_use]
 pub fn of_deletion(why: &Wait) -> News {
-    let failed = ["RouterSilent", "WrongAddress"].contains(&why.reason);
-    let of_kind = if failed { News::warning } else { News::normal };
-    of_kind(why.reason.to_owned(), why.message.clone())
+    News::normal(why.reason.to_owned(), why.message.clone())
 }
 
 /// Waits that are over by themselves are no news.
