@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::ResourceExt;
 use kube::core::object::HasStatus;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::cache::{Cache, Cached};
 use super::context::Context;
@@ -64,6 +66,19 @@ impl News {
         Self { attention: Attention::Somebody, reason: reason.into(), note: note.into() }
     }
 
+    /// Whether it concerns a person only if it lasts.
+    #[must_use]
+    pub fn has_to_last(&self) -> bool {
+        self.grace().is_some()
+    }
+
+    fn grace(&self) -> Option<Duration> {
+        match &self.attention {
+            Attention::IfItLasts(lasting) => Some(lasting.grace),
+            Attention::Nobody | Attention::Somebody => None,
+        }
+    }
+
     /// The state of a condition that a person has to act on, unless it is over by itself.
     pub fn if_it_lasts(condition: &'static str, reason: impl Into<String>, note: impl Into<String>) -> Self {
         let reason = reason.into();
@@ -71,28 +86,72 @@ impl News {
     }
 }
 
-/// Tells what is new of an object: now, or when it has lasted. What waits for that is forgotten with the operator; the
-/// object's condition shows it all the same.
+/// Tells what is new of an object: now, or when it has lasted. What waits for that is forgotten with the operator; the one
+/// that leads next looks for it ([`remind`]).
 pub async fn tell<K>(context: &Arc<Context>, cache: &Arc<Cache<K>>, object: &K, action: &'static str, news: News)
 where
     K: Cached + HasStatus<Status: Serialize>,
 {
     let about = object.object_ref(&());
-    let News { attention, reason, note } = news;
-    let lasting = match attention {
-        Attention::Nobody => return context.events.normal(about, &reason, action, note).await,
-        Attention::Somebody => return context.events.warning(about, &reason, action, note).await,
-        Attention::IfItLasts(lasting) => lasting,
-    };
-    let (context, cache) = (Arc::clone(context), Arc::clone(cache));
-    let (namespace, name, uid) = (object.namespace().unwrap_or_default(), object.name_any(), object.uid());
+    match &news.attention {
+        Attention::Nobody => context.events.normal(about, &news.reason, action, news.note).await,
+        Attention::Somebody => context.events.warning(about, &news.reason, action, news.note).await,
+        Attention::IfItLasts(lasting) => {
+            let (context, cache, grace) = (Arc::clone(context), Arc::clone(cache), lasting.grace);
+            let object = known_by(object);
+            tokio::spawn(async move {
+                tokio::time::sleep(grace).await;
+                tell_what_lasted(&context, &cache, &object, action, news).await;
+            });
+        }
+    }
+}
+
+/// Looks once, when this instance has taken the lead, for what was about to be told by the one before: every object's `lasting`
+/// news are told if they still hold when they would have lasted from now on. One after another: a site may have thousands.
+pub fn remind<K, N>(
+    context: &Arc<Context>,
+    cache: &Arc<Cache<K>>,
+    action: &'static str,
+    lasting: impl Fn(&K) -> N + Send + 'static,
+) where
+    K: Cached + HasStatus<Status: Serialize>,
+    N: IntoIterator<Item = News>,
+{
+    let (context, cache, led) = (Arc::clone(context), Arc::clone(cache), Instant::now());
+    let objects = cache.list();
+    let news = objects.iter().flat_map(|object| lasting(object).into_iter().map(|news| (known_by(&**object), news)));
+    let mut news: Vec<_> = news.filter_map(|(object, news)| Some((news.grace()?, object, news))).collect();
+    news.sort_by_key(|(grace, ..)| *grace);
     tokio::spawn(async move {
-        tokio::time::sleep(lasting.grace).await;
-        let newest = cache.get(&namespace, &name).filter(|newest| newest.uid() == uid);
-        if newest.is_some_and(|newest| shows(&*newest, &lasting)) {
-            context.events.warning(about, &reason, action, note).await;
+        for (grace, object, news) in news {
+            tokio::time::sleep_until(led + grace).await;
+            tell_what_lasted(&context, &cache, &object, action, news).await;
         }
     });
+}
+
+/// By what an object is found again, and referred to in an event.
+type KnownBy = (String, String, ObjectReference);
+
+fn known_by<K: Cached>(object: &K) -> KnownBy {
+    (object.namespace().unwrap_or_default(), object.name_any(), object.object_ref(&()))
+}
+
+async fn tell_what_lasted<K>(
+    context: &Context,
+    cache: &Cache<K>,
+    (namespace, name, about): &KnownBy,
+    action: &'static str,
+    news: News,
+) where
+    K: Cached + HasStatus<Status: Serialize>,
+{
+    let Attention::IfItLasts(lasting) = &news.attention else { return };
+    let newest = cache.get(namespace, name).filter(|newest| newest.uid() == about.uid);
+    if newest.is_some_and(|newest| shows(&*newest, lasting)) {
+        context.events.warning(about.clone(), &news.reason, action, news.note).await;
+    }
 }
 
 /// Whether an object still shows what has to last.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::apiserver::Write;
-use crate::datacentre::{Live, ours};
+use crate::apiserver::{Write, resource};
+use crate::datacentre::{Datacentre, Live, ours};
 use crate::drive::runtime;
 use crate::faults::{Faults, Odds};
-use crate::flows::with_farm;
+use crate::flows::{empty, with_farm};
 
 /// How long the other one led.
 const WAITED: Duration = Duration::from_secs(60);
@@ -31,6 +31,12 @@ impl Live {
                 store.merge(&ours("hypervisors"), "", name, &json!({"status": {"copies": null}}), &write).unwrap();
             }
         });
+    }
+
+    /// How many Warnings of this reason there are.
+    fn warnings(&self, reason: &str) -> usize {
+        let events = self.api.with(|store, _| store.list(&resource("events.k8s.io", "events"), ""));
+        events.iter().filter(|event| event["type"] == "Warning" && event["reason"] == reason).count()
     }
 
     fn machines(&self) -> Vec<Arc<Value>> {
@@ -76,4 +82,36 @@ fn an_old_standby_says_of_no_machine_that_its_host_is_silent() {
         }
     });
     runtime.shutdown_background();
+}
+
+/// One operator's life of so many seconds, and how many Warnings of failed scheduling there are at its end.
+fn live(site: Datacentre, seconds: u64, begin: fn(&Live)) -> (Datacentre, usize) {
+    let runtime = runtime();
+    let ended = runtime.block_on(async {
+        let live = site.wake();
+        let faults = Arc::new(Faults::new(1, None, Odds::default()));
+        tokio::spawn(live.clone().operate(faults));
+        begin(&live);
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        (live.asleep(), live.warnings("FailedScheduling"))
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+#[test]
+fn what_lasts_is_told_by_the_next_one_that_leads() {
+    let wait = |live: &Live| {
+        let group = json!({"name": "nodes", "replicas": 1, "flavour": "unheard-of", "image": "one"});
+        live.create("virtualfarms", "tenant", "farm", json!({"groups": [group]}));
+    };
+    let (site, told) = live(empty().clone(), 10, wait);
+    assert_eq!(told, 0, "it may be over soon");
+    let (site, told) = live(site, 20, |_| ());
+    assert_eq!(told, 1);
+    let (_, told) = live(site.clone(), 10, |_| ());
+    assert_eq!(told, 1);
+    let over = |live: &Live| live.create("flavours", "", "unheard-of", json!({"cpus": 1, "memory": "512Mi"}));
+    let (_, told) = live(site, 20, over);
+    assert_eq!(told, 1, "what is over is not told again");
 }

@@ -37,7 +37,7 @@ use self::status::{HELD_BACK, NETWORK_READY, SHARE};
 use super::cache::{Key, reference};
 use super::context::Context;
 use super::error::Error;
-use super::news::{Attention, News, tell as tell_news};
+use super::news::{Attention, News, remind, tell as tell_news};
 use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
 use super::runner;
@@ -72,6 +72,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     let memory = Arc::new(Memory::default());
     let farms = Arc::clone(&context.caches.farms);
     let triggers = triggers(&context);
+    remind(&context, &farms, "Reconciling", lasting);
     let of_paused = Arc::clone(&memory);
     let while_paused = move |farm: Arc<VirtualFarm>, context: Arc<Context>| {
         let memory = Arc::clone(&of_paused);
@@ -345,6 +346,12 @@ const TROUBLES: [&str; 10] = [
     "RoleBindingTaken",
     "WriteRefused",
 ];
+
+/// What a person has to act on if it lasts, by the status alone.
+fn lasting(farm: &VirtualFarm) -> Vec<News> {
+    let told = farm.status.as_ref().map(|status| news(&VirtualFarmStatus::default(), status)).unwrap_or_default();
+    told.into_iter().filter(News::has_to_last).collect()
+}
 
 fn news(before: &VirtualFarmStatus, after: &VirtualFarmStatus) -> Vec<News> {
     let mut news = Vec::new();

@@ -29,7 +29,7 @@ use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::fleet::{Change, FleetHost};
-use super::news::tell;
+use super::news::{remind, tell};
 use super::runner;
 use super::writes::{add_finalizer, apply_status_unless_changed, remove_finalizer, tell_kept};
 use crate::api::{Hypervisor, HypervisorStatus, VirtualFarm, has_our_finalizer};
@@ -52,6 +52,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     claims::guard(&context);
     let triggers = triggers(&context);
     let hypervisors = Arc::clone(&context.caches.hypervisors);
+    remind(&context, &hypervisors, "Survey", status::lasting);
     runner::run(context, &hypervisors, triggers, GATHER, shutdown, reconcile).await;
 }
 

@@ -180,6 +180,23 @@ fn schedulable(hypervisor: &Hypervisor, seen: &View, plan: &Plan) -> State {
     }
 }
 
+/// What a person has to act on if it lasts, by the status alone.
+pub fn lasting(hypervisor: &Hypervisor) -> Option<News> {
+    answer(&Hypervisor { status: None, ..hypervisor.clone() }, hypervisor.status.as_ref()?).filter(News::has_to_last)
+}
+
+/// Said of a host with more machines and copies than its status has room for.
+fn too_many(copies: usize) -> String {
+    let unlisted = copies.saturating_sub(LISTED_COPIES);
+    let unlisted = match unlisted {
+        0 => String::new(),
+        _ => format!(
+            "; {unlisted} of them are not in status.copies: what becomes of these while it is silent is not known"
+        ),
+    };
+    format!("{copies} machines and copies are on it, and its status lists {LISTED_COPIES}{unlisted}: delete some")
+}
+
 /// What is worth an event in the step from the old status to the new.
 pub fn news(hypervisor: &Hypervisor, plan: &Plan, after: &HypervisorStatus) -> Vec<News> {
     let warned = [ORPHANS, CERTIFICATE_EXPIRING].into_iter().filter_map(|kind| warning(hypervisor, kind, after));

@@ -21,7 +21,7 @@ use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::fleet::Change;
-use super::news::tell;
+use super::news::{remind, tell};
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
 use crate::api::{Image, has_our_finalizer};
@@ -48,6 +48,7 @@ pub async fn run(
     let jobs = Arc::new(Jobs::new(store, context.clock, context.site().limits.uploads_in_flight));
     let triggers = triggers(&context, &jobs);
     let images = Arc::clone(&context.caches.images);
+    remind(&context, &images, "Fetch", status::lasting);
     let reconcile = move |image, context| reconcile(image, context, Arc::clone(&jobs));
     runner::run(context, &images, triggers, GATHER, shutdown, reconcile).await;
 }

@@ -64,6 +64,11 @@ fn listed(hosts: &[ImageHost]) -> Vec<ImageHost> {
     hosts
 }
 
+/// What a person has to act on if it lasts, by the status alone.
+pub fn lasting(image: &Image) -> Option<News> {
+    news(&Image { status: None, ..image.clone() }, image.status.as_ref()?).filter(News::has_to_last)
+}
+
 /// What is worth an event in the step from the old status to the new.
 pub fn news(image: &Image, after: &ImageStatus) -> Option<News> {
     let before = image.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();

@@ -30,7 +30,7 @@ use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::fleet::Change;
-use super::news::tell;
+use super::news::{remind, tell};
 use super::runner;
 use super::writes::apply_status;
 use crate::api::{FINALIZER, Hypervisor};
@@ -48,6 +48,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     let triggers = triggers(&context);
     let hypervisors = Arc::clone(&context.caches.hypervisors);
     let memory = Arc::new(Memory::default());
+    remind(&context, &hypervisors, "SelfTest", status::lasting);
     let reconcile = move |hypervisor, context| reconcile(hypervisor, context, Arc::clone(&memory));
     runner::run(context, &hypervisors, triggers, std::time::Duration::ZERO, shutdown, reconcile).await;
 }

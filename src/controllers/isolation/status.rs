@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt;
 
 use super::evidence::age;
@@ -139,12 +139,24 @@ pub fn news(hypervisor: &Hypervisor, after: &HypervisorStatus, repaired: bool) -
             "True" => News::normal(&now.reason, note),
             "False" => News::warning(&now.reason, note),
             // A canary that is started anew answers again in a moment.
-            _ => News {
-                attention: Attention::if_it_lasts(ISOLATION_VERIFIED, &now.reason),
-                reason: format!("Isolation{}", now.reason),
-                note,
-            },
+            _ => unknown(now, note),
         });
     }
     news
+}
+
+/// What a person has to act on if it lasts, by the status alone: a host whose canary boots, or that is silent, was not proved to
+/// hold before, or is told of as such.
+pub fn lasting(hypervisor: &Hypervisor) -> Option<News> {
+    let now = conditions::find(&hypervisor.status.as_ref()?.conditions, ISOLATION_VERIFIED)?;
+    let is_told = now.status == "Unknown" && ![DISABLED, "CanaryBooting", "HostUnknown"].contains(&now.reason.as_str());
+    is_told.then(|| unknown(now, format!("{}: {}", hypervisor.name_any(), now.message)))
+}
+
+fn unknown(now: &Condition, note: String) -> News {
+    News {
+        attention: Attention::if_it_lasts(ISOLATION_VERIFIED, &now.reason),
+        reason: format!("Isolation{}", now.reason),
+        note,
+    }
 }

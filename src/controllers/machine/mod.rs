@@ -28,7 +28,7 @@ use kube::{Api, Resource, ResourceExt};
 
 use super::context::Context;
 use super::error::Error;
-use super::news::tell as tell_news;
+use super::news::{remind, tell as tell_news};
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer};
 use crate::api::conditions::find;
@@ -59,6 +59,7 @@ const QUIET: Duration = Duration::from_secs(1);
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
     let triggers = triggers::triggers(&context);
     let machines = Arc::clone(&context.caches.machines);
+    remind(&context, &machines, "Reconcile", news::lasting);
     runner::run(context, &machines, triggers, Duration::ZERO, shutdown, reconcile).await;
 }
 

@@ -61,6 +61,13 @@ fn chapter(
     Some(News::normal(reason, note))
 }
 
+/// What a person has to act on if it lasts, by the status alone.
+pub fn lasting(machine: &VirtualMachine) -> Option<News> {
+    let ready = conditions::find(&machine.status.as_ref()?.conditions, READY)?;
+    let attention = attention(&ready.reason).filter(|attention| matches!(attention, Attention::IfItLasts(_)))?;
+    Some(News { attention, reason: ready.reason.clone(), note: ready.message.clone() })
+}
+
 /// What drifted since the last look, to be counted and told: its kind and whether it is put right.
 pub fn new_drifts<'a>(machine: &VirtualMachine, plan: &'a Plan, policy: DriftPolicy) -> Vec<(&'a Drift, bool)> {
     let conditions = machine.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();

@@ -49,7 +49,7 @@ use self::status::{Outcome, leaves, news, patience_left, status, waiting_since};
 use self::tell::Telling;
 use super::cache::{Cache, Cached};
 use super::context::Context;
-use super::news::{News, tell};
+use super::news::{News, remind, tell};
 use crate::api::{VirtualMachine, VirtualMachineStatus};
 
 /// Changes that come together are looked at together.
@@ -80,6 +80,7 @@ struct Memory {
 /// Places machines until `shutdown`.
 pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Send + Sync + 'static) {
     let telling = Telling::default();
+    remind(&context, &context.caches.machines, "Placing", status::lasting);
     tokio::select! {
         () = shutdown => {}
         () = place_all(&context, &telling) => {}

@@ -141,16 +141,30 @@ pub fn news(machine: &VirtualMachine, outcome: &Outcome, waited: Duration) -> Op
         }
         // An image that is being fetched comes, however long it takes.
         Outcome::Waits(wait) if wait.reason == IMAGE_FETCHING => None,
-        Outcome::Waits(wait) if scheduled_reason(machine) != Some(wait.reason) => Some(News {
-            attention: Attention::if_it_lasts(SCHEDULED, wait.reason),
-            reason: "FailedScheduling".into(),
-            note: format!("{}: {}", wait.reason, wait.message),
-        }),
+        Outcome::Waits(wait) if scheduled_reason(machine) != Some(wait.reason) => {
+            Some(failed_scheduling(wait.reason, &wait.message))
+        }
         Outcome::Stranded(wait) if scheduled_reason(machine) != Some(STRANDED) => {
             let note = format!("{}: {}", wait.reason, wait.message);
             Some(News::warning(STRANDED, note))
         }
         Outcome::Waits(_) | Outcome::Rests(_) | Outcome::Stranded(_) | Outcome::Stays => None,
+    }
+}
+
+/// What a machine may wait for that a person has to act on if it lasts, by its status alone.
+#[must_use]
+pub fn lasting(machine: &VirtualMachine) -> Option<News> {
+    let scheduled = find(&machine.status.as_ref()?.conditions, SCHEDULED)?;
+    let rests = [HALTED, FINISHED, IMAGE_FETCHING].contains(&scheduled.reason.as_str());
+    (scheduled.status == "False" && !rests).then(|| failed_scheduling(&scheduled.reason, &scheduled.message))
+}
+
+fn failed_scheduling(reason: &str, message: &str) -> News {
+    News {
+        attention: Attention::if_it_lasts(SCHEDULED, reason),
+        reason: "FailedScheduling".into(),
+        note: format!("{reason}: {message}"),
     }
 }
 

@@ -9,7 +9,7 @@ use super::decide::decide;
 use super::observe::World;
 use super::plan::Amount;
 use super::standing::{Standing, holds_reservation, standing, wishes_to_run};
-use super::status::{Outcome, news, patience_left, status};
+use super::status::{Outcome, lasting, news, patience_left, status};
 use super::testing::*;
 use crate::api::conditions::{State, stamp};
 use crate::api::{
@@ -392,6 +392,24 @@ fn an_event_is_told_when_the_reason_changes() {
     let site = after(site, &first);
     let (one, outcome) = decide(&site).remove(0);
     assert_eq!(news(&one, &outcome, Duration::ZERO), None);
+}
+
+#[test]
+fn who_leads_next_knows_by_the_status_what_was_to_be_told_if_it_lasts() {
+    let site = world(vec![], vec![machine("a", 0)]);
+    let first = decide(&site);
+    let told = news(&first[0].0, &first[0].1, Duration::ZERO);
+    assert_eq!(lasting(&after(site, &first).machines[0]), told);
+    assert_eq!(lasting(&machine("a", 0)), None, "nobody has looked at it");
+    let said = |state: State| {
+        let mut machine = machine("a", 0);
+        machine.status.get_or_insert_default().conditions = stamp(vec![state], &[], None, at(0));
+        lasting(&machine)
+    };
+    assert_eq!(said(State::yes("Scheduled", "Placed", "")), None);
+    for rests in ["Halted", "Finished", "ImageFetching"] {
+        assert_eq!(said(State::no("Scheduled", rests, "")), None, "{rests}");
+    }
 }
 
 #[test]

@@ -46,7 +46,7 @@ use super::cache::reference;
 use super::context::Context;
 use super::error::Error;
 use super::ledger::HOSTS_UNREAD;
-use super::news::tell as tell_news;
+use super::news::{remind, tell as tell_news};
 use super::placement::observe::key;
 use super::runner;
 use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
@@ -77,6 +77,7 @@ pub async fn run(context: Arc<Context>, shutdown: impl Future<Output = ()> + Sen
     let memory = Arc::new(Memory::default());
     let triggers = triggers(&context);
     let routers = Arc::clone(&context.caches.routers);
+    remind(&context, &routers, "Reconcile", news::lasting);
     runner::run(context, &routers, triggers, GATHER, shutdown, move |router, context| {
         let memory = Arc::clone(&memory);
         async move { reconcile(router, &context, &memory).await }

@@ -1,8 +1,8 @@
 //! What is told of a router as events: pure.
 
 use super::status::{ADDRESSES_READY, CONFIG_APPLIED, PEERS_JOINED, REDUNDANT, TARGETS_FOUND};
-use crate::api::VRouterStatus;
 use crate::api::conditions::{READY, find, is_true};
+use crate::api::{VRouter, VRouterStatus};
 use crate::controllers::news::News;
 use crate::controllers::placement::plan::Wait;
 
@@ -48,6 +48,13 @@ fn turn(before: &VRouterStatus, after: &VRouterStatus) -> Option<News> {
 #[must_use]
 pub fn of_deletion(why: &Wait) -> News {
     News::normal(why.reason.to_owned(), why.message.clone())
+}
+
+/// What a person has to act on if it lasts, by the status alone.
+#[must_use]
+pub fn lasting(router: &VRouter) -> Vec<News> {
+    let told = router.status.as_ref().map(|status| news(None, status)).unwrap_or_default();
+    told.into_iter().filter(News::has_to_last).collect()
 }
 
 /// Waits that are over by themselves are no news.
