@@ -17,7 +17,7 @@ use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Pos
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 
-use bounds::{refused, the_operator_changes_only_what_is_its_own};
+use bounds::{refused, the_operator_changes_only_what_is_its_own, what_others_stamp_is_no_change_of_the_operators};
 use support::{Cluster, cluster, documents, dynamic, eventually, file, merged};
 
 const NAME: &str = "chart-test";
@@ -140,6 +140,7 @@ async fn the_operator_and_the_tenants_may_do_what_they_must_and_no_more() {
         .unwrap();
     the_operator_binds_two_roles_and_no_other(&cluster, &made).await;
     the_operator_changes_only_what_is_its_own(&cluster, &made).await;
+    what_others_stamp_is_no_change_of_the_operators(&cluster).await;
     a_farm_admin_changes_machines_but_not_the_quota(&cluster).await;
     a_farm_user_only_looks(&cluster).await;
     everybody_reads_the_catalogue(&cluster).await;

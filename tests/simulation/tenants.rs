@@ -121,6 +121,25 @@ fn a_public_address_stays_taken_until_the_router_that_has_it_is_gone() {
     let waits = site.store.get(&ours("vrouters"), "tenant", "farm").expect("it waits for its machine");
     assert_eq!(reason(&waits, "Deleting"), "MachinePresent");
 }
+
+/// Here nobody keeps the operator from it: that the chart's policy doesn't either is asserted on a real API server.
+#[test]
+fn a_router_without_owner_and_labels_goes_with_its_vrouter() {
+    for parted in [0, 60] {
+        let acts = [
+            act(0, |live, _| {
+                let nobodys = json!({"metadata": {"ownerReferences": null, "labels": null}});
+                live.patch("virtualmachines", "tenant", "farm-router-0", &nobodys);
+            }),
+            act(parted, |live, _| live.patch_farm(&json!({"router": null}))),
+        ];
+        let site = drive(crate::flows::with_router(), &acts, None).site;
+        assert!(site.store.list(&ours("vrouters"), "").is_empty());
+        assert!(site.store.get(&ours("virtualmachines"), "tenant", "farm-router-0").is_none());
+        assert_eq!(crate::state::faults_of(&site), Vec::<String>::new());
+    }
+}
+
 fn strip_a_machine(live: &Live) {
     let paused = json!({"metadata": {"annotations": {"cascina.dev/paused": "true"}}});
     live.patch("virtualmachines", "tenant", "farm-nodes-0", &paused);
