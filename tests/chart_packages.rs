@@ -146,6 +146,23 @@ fn rendered(cluster: &Cluster, chart: &Path, values: &Value) -> Vec<Value> {
     documents(&cluster.stdout("helm", &arguments))
 }
 
+/// Where in an object the name of that release or of its namespace became a number.
+fn numbers_for_names(value: &Value, path: &str) -> Vec<String> {
+    match value {
+        Value::Object(fields) => {
+            fields.iter().flat_map(|(name, value)| numbers_for_names(value, &format!("{path}.{name}"))).collect()
+        }
+        Value::Array(items) => {
+            let items = items.iter().enumerate();
+            items.flat_map(|(index, value)| numbers_for_names(value, &format!("{path}[{index}]"))).collect()
+        }
+        Value::Number(number) if number.as_u64() == Some(123) || number.is_f64() && number.as_f64() == Some(1e3) => {
+            vec![format!("{path}: {number}")]
+        }
+        _ => Vec::new(),
+    }
+}
+
 fn the<'a>(kind: &str, rendered: &'a [Value]) -> &'a Value {
     rendered.iter().find(|object| object["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
 }
@@ -189,6 +206,7 @@ async fn whatever_text_a_value_is_it_stays_that_text() {
         assert_eq!(site.images.file_roots, [PathBuf::from(format!("/{text}"))]);
         assert!(rendered.iter().any(|object| object["kind"] == "Flavour" && object["metadata"]["name"] == "1e3"));
         for object in &rendered {
+            assert_eq!(numbers_for_names(object, ""), Vec::<String>::new(), "{}", object["kind"]);
             assert_eq!(object["metadata"]["labels"]["app.kubernetes.io/instance"], "1e3", "{object}");
             assert!(object["metadata"].get("namespace").is_none_or(|namespace| namespace == "123"), "{object}");
         }
