@@ -37,10 +37,16 @@ impl Live {
         self.delete(plural, "tenant", name);
     }
 
-    /// Takes all objects of a namespace and their guests away, and brings the objects back as a backup does: without uids,
-    /// owners and statuses, and what is owned first.
+    /// The machine that has a host.
+    fn on(&self, host: &str) -> String {
+        let machines = self.api.with(|store, _| store.list(&machines(), "tenant"));
+        let on_host = machines.iter().find(|machine| machine["status"]["hypervisor"] == host).unwrap();
+        on_host["metadata"]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// Takes all objects of a namespace away past their finalizers, and brings them back as a backup does: without uids, owners and
+    /// statuses, and what is owned first.
     fn restore(&self) {
-        self.world(|world| world.hosts.values_mut().for_each(|host| host.domains.clear()));
         let kinds =
             [machines(), ours("vrouters"), resource("rbac.authorization.k8s.io", "rolebindings"), ours("virtualfarms")];
         self.api.with(|store, now| {
@@ -133,6 +139,97 @@ fn what_somebody_else_keeps_counts_no_more_and_says_what_it_waits_for() {
 }
 
 #[test]
+fn what_somebody_else_keeps_counts_as_long_as_its_guest_may_run() {
+    let acts = [
+        act(0, |live, _| {
+            live.patch_farm(&json!({"quota": {"instances": 3}}));
+            live.world(|world| world.host("worker-1").linked = false);
+            let away = live.on("worker-1");
+            live.hold("virtualmachines", &away, &["cascina.dev/cleanup", "example.org/backup"]);
+            live.delete("virtualmachines", "tenant", &away);
+            live.edit_group("replicas", &json!(4));
+        }),
+        act(1000, |_, _| {}),
+    ];
+    let away = drive(with_farm(), &acts, None).site;
+    assert_eq!(farm(&away.store)["status"]["quotaUsed"]["instances"], 3, "it runs where nobody can see");
+    let kept = away.store.list(&machines(), "tenant");
+    let kept = kept.iter().find(|machine| !machine["metadata"]["deletionTimestamp"].is_null()).unwrap();
+    assert_eq!(condition(kept, "Deleting").0, "LeftBehind");
+
+    let back = act(0, |live, _| live.world(|world| world.host("worker-1").linked = true));
+    let back = drive(&away, &[back, act(120, |_, _| {})], None).site;
+    assert_eq!(faults_of(&back), Vec::<String>::new());
+    let kept = back.store.get(&machines(), "tenant", kept["metadata"]["name"].as_str().unwrap()).unwrap();
+    assert_eq!(condition(&kept, "Deleting").0, "Removed");
+    assert_eq!(kept["metadata"]["finalizers"], json!(["example.org/backup"]));
+    let running = back.store.list(&machines(), "tenant");
+    assert_eq!(running.iter().filter(|machine| machine["status"]["phase"] == "Running").count(), 3);
+}
+
+/// The same without anybody's finalizer: the object goes, and what it held stays taken.
+#[test]
+fn what_was_deleted_while_its_host_was_away_holds_its_address_and_its_quota() {
+    let acts = [
+        act(0, |live, _| {
+            live.patch_farm(&json!({"quota": {"instances": 3}}));
+            live.world(|world| world.host("worker-1").linked = false);
+            let away = live.on("worker-1");
+            live.delete("virtualmachines", "tenant", &away);
+            live.edit_group("replicas", &json!(4));
+        }),
+        act(1000, |_, _| {}),
+    ];
+    let away = drive(with_farm(), &acts, None).site;
+    let host = away.store.get(&ours("hypervisors"), "", "worker-1").unwrap();
+    let address = &host["status"]["tombstones"][0]["address"];
+    assert!(address.is_string(), "{}", host["status"]);
+    let there = away.store.list(&machines(), "tenant");
+    assert!(
+        there
+            .iter()
+            .all(|machine| machine["status"]["address"] != *address
+                && machine["metadata"]["deletionTimestamp"].is_null())
+    );
+    assert_eq!(there.iter().filter(|machine| machine["status"]["phase"] == "Running").count(), 2);
+    assert_eq!(farm(&away.store)["status"]["quotaUsed"]["instances"], 3);
+    let back = act(0, |live, _| live.world(|world| world.host("worker-1").linked = true));
+    let back = drive(&away, &[back], None).site;
+    assert_eq!(faults_of(&back), Vec::<String>::new());
+}
+
+/// A copy that was given up on one host counts when the machine is gone from another, and its object says so.
+#[test]
+fn what_was_given_up_elsewhere_counts_though_its_object_holds_nothing() {
+    let acts = [
+        act(0, |live, _| {
+            live.patch_farm(&json!({"quota": {"instances": 3}}));
+            live.power("worker-1", false);
+        }),
+        act(500, |live, _| {
+            let host = live.api.with(|store, _| store.get(&ours("hypervisors"), "", "worker-1")).unwrap();
+            let moved = host["status"]["tombstones"][0]["name"].as_str().expect("it was given up there").to_owned();
+            live.hold("virtualmachines", &moved, &["cascina.dev/cleanup", "example.org/backup"]);
+            live.delete("virtualmachines", "tenant", &moved);
+            live.edit_group("replicas", &json!(4));
+        }),
+        act(300, |_, _| {}),
+    ];
+    let away = drive(with_farm(), &acts, None).site;
+    let kept = away.store.list(&machines(), "tenant");
+    let kept = kept.iter().find(|machine| !machine["metadata"]["deletionTimestamp"].is_null()).unwrap();
+    assert_eq!(condition(kept, "Deleting").0, "Removed");
+    assert_eq!(farm(&away.store)["status"]["quotaUsed"]["instances"], 3, "its first copy may run");
+    let running = away.store.list(&machines(), "tenant");
+    assert_eq!(running.iter().filter(|machine| machine["status"]["phase"] == "Running").count(), 2);
+    let back = act(0, |live, _| live.power("worker-1", true));
+    let back = drive(&away, &[back, act(120, |_, _| {})], None).site;
+    assert_eq!(faults_of(&back), Vec::<String>::new());
+    let running = back.store.list(&machines(), "tenant");
+    assert_eq!(running.iter().filter(|machine| machine["status"]["phase"] == "Running").count(), 3);
+}
+
+#[test]
 fn a_farm_that_somebody_else_keeps_says_so() {
     let driven = drive(
         with_farm(),
@@ -148,7 +245,11 @@ fn a_farm_that_somebody_else_keeps_says_so() {
 
 #[test]
 fn what_a_backup_brings_back_becomes_ready() {
-    let driven = drive(with_router(), &[act(0, |live, _| live.restore())], None);
+    let restore = act(0, |live, _| {
+        live.world(|world| world.hosts.values_mut().for_each(|host| host.domains.clear()));
+        live.restore();
+    });
+    let driven = drive(with_router(), &[restore], None);
     let store = &driven.site.store;
     let farm = farm(store);
     assert_eq!(condition(&farm, "Ready").0, "MachinesReady", "{}", farm["status"]);

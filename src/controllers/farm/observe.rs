@@ -141,7 +141,7 @@ fn budget(context: &Context, farm: &VirtualFarm, machines: &[Arc<VirtualMachine>
         budget.instances += i64::from(holds_reservation(machine));
         budget.used += held(machine);
     }
-    for entry in ledger.remains(|uid| context.caches.machines.has_uid(uid)) {
+    for entry in ledger.remains(&context.caches.machines) {
         let of_farm = entry.holding.machine.0 == budget.farm.0 && entry.holding.farm.as_ref() == Some(&budget.farm.1);
         if of_farm && !entry.holding.is_router && !entry.is_off {
             budget.instances += 1;

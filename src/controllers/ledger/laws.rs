@@ -95,7 +95,7 @@ fn a_copy_without_an_object_has_disks_of_the_size_that_anybody_knows() {
     hypervisor.status.as_mut().unwrap().copies = vec![listed];
     let begun = Holding { amount: Amount { storage: Bytes::gibi(20), ..Amount::default() }, ..holding(1, &[]) };
     sightings.begins("host-1", begun);
-    let remains = Ledger::of(&[Arc::new(hypervisor)], &sightings).remains(|_| false);
+    let remains = Ledger::of(&[Arc::new(hypervisor)], &sightings).uncounted(|_| false);
     let amounts: Vec<_> = remains.iter().map(|entry| entry.holding.amount).collect();
     assert_eq!(amounts, [Amount { cpus: 1, memory: Bytes::gibi(1), storage: Bytes::gibi(20) }]);
 }
@@ -112,7 +112,7 @@ fn of_a_host_that_is_off_only_disks_in_a_pool_of_others_are_left() {
         status.tombstones = vec![stone];
         let ledger = Ledger::of(&[Arc::new(hypervisor)], &Sightings::new("us"));
         assert_eq!(taken(&ledger, &BTreeSet::new()), BTreeSet::new(), "its addresses are free");
-        ledger.remains(|_| false)
+        ledger.uncounted(|_| false)
     };
     assert_eq!(off(None).len(), 0);
     let left = off(Some("san-1"));

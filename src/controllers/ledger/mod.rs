@@ -20,9 +20,11 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
+use super::cache::Cache;
 use super::context::Context;
+use super::placement::standing::is_removed;
 use crate::api::conditions::{FENCED, is_true};
-use crate::api::{Hypervisor, HypervisorPhase};
+use crate::api::{Hypervisor, HypervisorPhase, VirtualMachine};
 pub use bond::{FARM_GONE, is_farm_gone, is_member};
 pub use holding::{Amount, Holding};
 pub use sightings::Sightings;
@@ -96,12 +98,22 @@ impl Ledger {
         Self { entries: listed.chain(seen).collect(), unread: false }
     }
 
-    /// The copies of machines that have no object any more, each once: with the most that anybody says of its disks, whose
-    /// sizes no domain tells.
-    pub fn remains(&self, has_object: impl Fn(&str) -> bool) -> Vec<Entry> {
+    /// The copies for which no object counts any more, each once: of machines that have none, or one that says that it holds
+    /// nothing.
+    #[must_use]
+    pub fn remains(&self, machines: &Cache<VirtualMachine>) -> Vec<Entry> {
+        self.uncounted(|holding| {
+            let (namespace, name) = &holding.machine;
+            let known = machines.get(namespace, name).filter(|known| known.uid().as_ref() == Some(&holding.uid));
+            known.map_or_else(|| machines.has_uid(&holding.uid), |known| !is_removed(&known))
+        })
+    }
+
+    /// Each with the most that anybody says of its disks, whose sizes no domain tells.
+    fn uncounted(&self, counts: impl Fn(&Holding) -> bool) -> Vec<Entry> {
         let mut remains: Vec<Entry> = Vec::new();
         let mut known = HashMap::new();
-        for entry in self.entries.iter().filter(|entry| !has_object(&entry.holding.uid)) {
+        for entry in self.entries.iter().filter(|entry| !counts(&entry.holding)) {
             let index = *known.entry((&entry.host, &entry.holding.uid)).or_insert(remains.len());
             match remains.get_mut(index) {
                 None => remains.push(entry.clone()),

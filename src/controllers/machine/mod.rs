@@ -89,7 +89,9 @@ async fn reconcile(machine: Arc<VirtualMachine>, context: Arc<Context>) -> Resul
     let mut seen = observe(&context, &machine).await?;
     let want = want(&context, &machine);
     let mut plan = plan(&want, &seen.view, now);
-    if plan.release {
+    // Its object stays anyhow, and counts as long as a host may have something of it. It is let go when it is the last one.
+    let is_kept = machine.finalizers().len() > 1 && !plan.leaves_nothing(&seen.view.placement);
+    if plan.release && !is_kept {
         if machine.finalizers().len() > 1 && tell_removed(&context, &machine).await? {
             return Ok(Action::requeue(OVERTAKEN));
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::host::HostStanding;
+use super::plan::GONE;
 use super::recipe::{Recipe, Refusal};
 use crate::api::{DriftPolicy, Phase, Readiness, RunStrategy};
 use crate::controllers::observed::Observed;
@@ -226,6 +227,11 @@ pub enum Clock {
 }
 
 impl Plan {
+    /// Whether a machine that is let go has nothing on any host: one whose host doesn't answer may run there.
+    pub fn leaves_nothing(&self, placement: &Placement) -> bool {
+        self.standing.reason == GONE || *placement == Placement::Nowhere
+    }
+
     /// Nothing to do; the standing says why.
     pub(super) fn stay(phase: Phase, reason: &str, message: impl Into<String>) -> Self {
         let standing =

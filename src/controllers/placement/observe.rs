@@ -114,7 +114,7 @@ impl World {
         let ledger = Ledger::look(context);
         Self {
             given_up: given_up(&context.fleet, &hypervisors),
-            remains: ledger.remains(|uid| caches.machines.has_uid(uid)),
+            remains: ledger.remains(&caches.machines),
             hosts_are_unread: ledger.is_unread(),
             machines: caches.machines.list(),
             hypervisors,
