@@ -284,6 +284,10 @@ pub struct MachineCopy {
     /// What it takes from its host, and from its farm's quota.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holds: Option<Resources>,
+    /// Its object was gone when nobody watched, and another had its name, as after a restore from a backup: it stays until somebody
+    /// consents.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub kept: bool,
 }
 
 /// What is left of a machine on a host: its copy there was given up, because the host was lost or because its object went

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use crate::apiserver::{Resource, Store, resource};
-use crate::datacentre::{Live, ours};
+use crate::datacentre::{Datacentre, Live, ours};
 use crate::drive::drive;
 use crate::flows::{act, empty, with_farm, with_router};
 use crate::state::faults_of;
@@ -260,4 +260,58 @@ fn what_a_backup_brings_back_becomes_ready() {
     assert!(machines.iter().all(|machine| owned(machine)), "{machines:?}");
     assert!(store.list(&ours("vrouters"), "tenant").iter().all(|router| owned(router)));
     assert_eq!(empty().store.list(&ours("virtualfarms"), "").len(), 0);
+}
+
+/// How many domains and disks of the tenant hosts have.
+fn guests_and_disks(site: &Datacentre) -> (usize, usize) {
+    let domains = site.world.hosts.values().flat_map(|host| host.domains.values());
+    let volumes = site.world.pools.values().flat_map(|pool| pool.volumes.keys());
+    (
+        domains.filter(|domain| domain.spec.tag.namespace == "tenant").count(),
+        volumes.filter(|volume| volume.ends_with("-root.qcow2")).count(),
+    )
+}
+
+/// A stuck namespace was freed by force while no operator ran, and its objects come back under new uids.
+#[test]
+fn what_a_backup_brings_back_costs_nobody_the_disks_of_before() {
+    let acts = [
+        act(5, |_, faults| faults.disturb(|way| way.away = true)),
+        act(5, |live, faults| {
+            live.restore();
+            faults.dead.cancel();
+        }),
+        act(300, |_, _| {}),
+    ];
+    let before = guests_and_disks(with_farm());
+    assert_eq!(before, (3, 3));
+    let restored = drive(with_farm(), &acts, None).site;
+    assert_eq!(condition(&farm(&restored.store), "Ready").0, "MachinesReady", "{}", farm(&restored.store)["status"]);
+    assert_eq!(guests_and_disks(&restored), (6, 6), "what was there before is there");
+    assert_eq!(restored.world.violations.found, Vec::<String>::new());
+    assert_ne!(farm(&restored.store)["status"]["network"], "172.16.1.0/24", "in which guests of before may be");
+    assert_eq!(farm(&restored.store)["status"]["quotaUsed"]["instances"], 6, "they count");
+    let old = with_farm().store.list(&machines(), "tenant");
+    let old: Vec<_> = old.iter().map(|machine| machine["metadata"]["uid"].as_str().unwrap().to_owned()).collect();
+    let domains = || restored.world.hosts.values().flat_map(|host| host.domains.iter());
+    let before = || domains().filter(|(uuid, _)| old.contains(&uuid.to_string()));
+    assert!(before().all(|(_, domain)| domain.addresses_on_the_wire().next().is_none()), "their farm is gone");
+
+    // That what has their names goes, too, is no consent.
+    let again = drive(&restored, &[act(0, |live, _| live.delete("virtualfarms", "tenant", "farm"))], None).site;
+    assert_eq!(guests_and_disks(&again), (3, 3));
+
+    let consent = act(60, |live, _| {
+        for host in ["worker-1", "worker-2", "worker-3"] {
+            let hypervisor = live.api.with(|store, _| store.get(&ours("hypervisors"), "", host)).unwrap();
+            let (reason, message) = condition(&hypervisor, "Orphans");
+            assert_eq!(reason, "Found", "{host}: {message}");
+            let code = message.split("cascina.dev/sweep=").nth(1).unwrap()[..8].to_owned();
+            let consent = json!({"metadata": {"annotations": {"cascina.dev/sweep": code}}});
+            live.patch("hypervisors", "", host, &consent);
+        }
+    });
+    let swept = drive(&again, &[consent], None).site;
+    assert_eq!(guests_and_disks(&swept), (0, 0));
+    assert_eq!(faults_of(&swept), Vec::<String>::new());
 }

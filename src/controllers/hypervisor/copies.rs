@@ -9,8 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::plan::Step;
-use crate::api::{Bytes, Tombstone};
+use crate::api::{Bytes, MachineCopy, Tombstone};
 use crate::libvirt::{DomainUuid, OwnershipTag, Survey};
+use crate::network::FarmNetwork;
 
 /// Where the object of a machine says that it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub struct Owners {
     pub disks: BTreeMap<Uuid, Bytes>,
     /// By uid; a machine that isn't in here has no object.
     pub machines: BTreeMap<Uuid, Whereabouts>,
+    /// Machines without an object whose name another machine has.
+    pub replaced: BTreeSet<Uuid>,
+    /// The networks that farms have, by namespace and name of the farm.
+    pub networks: BTreeMap<(String, String), FarmNetwork>,
 }
 
 /// How a domain of ours stands to its machine.
@@ -73,6 +78,15 @@ impl Copy {
 impl Owners {
     pub(super) fn find(&self, uid: &str) -> Option<&Whereabouts> {
         self.machines.get(&uid.parse().ok()?)
+    }
+
+    /// Whether the farm that gave a copy its address is gone. Of a copy without an object no more is known of it than its name, and
+    /// that its network was the one of this address.
+    #[must_use]
+    pub fn is_farmless(&self, copy: &MachineCopy) -> bool {
+        let Some(address) = copy.address.as_ref().and_then(|address| address.parse().ok()) else { return false };
+        let farm = copy.farm.as_ref().map(|farm| (copy.namespace.clone(), farm.clone()));
+        farm.and_then(|farm| self.networks.get(&farm)) != Some(&FarmNetwork::of(address))
     }
 
     /// Whether a machine was given up here, and then stayed after all.

@@ -3,7 +3,8 @@
 //! What has the host is written into its status. So the API server itself says which machines it once knew: one that stands
 //! there, and of which it has no object now, was deleted, whoever took its finalizer off and whether or not anybody watched.
 //! Of a backup that is older than a machine its host's status is as old, and doesn't name it: what such a backup has
-//! forgotten is told, and left alone.
+//! forgotten is told, and left alone. So is what has no object though one of its name is there and nobody saw it being deleted: a
+//! backup brings objects back under new uids, and whoever restores them looks for the disks of before.
 
 use std::collections::BTreeSet;
 
@@ -46,9 +47,10 @@ pub fn residents(
         let newest = tag.map_or(copy.epoch, |tag| tag.epoch.max(copy.epoch));
         match owners.find(&copy.uid) {
             _ if !is_left => {}
-            None if is_known(copy) || was_deleted(copy, owners) => {
+            None if was_deleted(copy, owners) || is_known(copy) && !is_kept(copy, owners) => {
                 residents.departed.push(MachineCopy { epoch: newest, ..copy.clone() });
             }
+            None if is_known(copy) => residents.copies.push(MachineCopy { kept: true, ..copy.clone() }),
             _ => residents.copies.push(copy.clone()),
         }
     }
@@ -68,6 +70,11 @@ pub fn residents(
 /// Whether it was written down from the machine's object.
 const fn is_known(copy: &MachineCopy) -> bool {
     copy.farm.is_some()
+}
+
+/// Whether another machine has its name, or had it once: that this one goes, too, says nothing of the disks of the first.
+fn is_kept(copy: &MachineCopy, owners: &Owners) -> bool {
+    copy.kept || copy.uid.parse().is_ok_and(|uid| owners.replaced.contains(&uid))
 }
 
 fn was_deleted(copy: &MachineCopy, owners: &Owners) -> bool {
@@ -93,6 +100,7 @@ fn of_domain(tag: &OwnershipTag, survey: &Survey, owners: &Owners) -> MachineCop
         public_ips: addresses.collect(),
         router: holding.as_ref().is_some_and(|holding| holding.is_router),
         holds: holding.as_ref().map(|holding| holding.amount.into()),
+        kept: false,
     }
 }
 

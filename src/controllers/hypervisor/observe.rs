@@ -379,6 +379,7 @@ fn placed_on(machine: &VirtualMachine, hypervisor: &Hypervisor) -> Option<Placed
             public_ips: machine.router().map(|role| role.public_ips.clone()).unwrap_or_default(),
             router: machine.router().is_some(),
             holds: Some(held.into()),
+            kept: false,
         },
         farm_is_gone: false,
         holds: held.into(),

@@ -9,10 +9,12 @@ use tracing::warn;
 use uuid::Uuid;
 
 use super::copies::{Owners, Standing, Whereabouts, copies, tags};
-use crate::api::{Hypervisor, MachineCopy, ObjectName, VirtualMachine};
+use crate::api::{Hypervisor, MachineCopy, ObjectName, VirtualFarm, VirtualMachine};
 use crate::controllers::context::Context;
 use crate::controllers::fleet::{FleetHost, HostView};
 use crate::controllers::observed::Observed;
+use crate::controllers::placement::observe::key;
+use crate::controllers::placement::standing::is_removed;
 
 /// Whose the domains on the host are. What seems not to belong there is asked of the API server by name, and then the
 /// host is read once more: a machine that goes is gone from its host first, and from the API server last.
@@ -39,8 +41,11 @@ pub async fn owners(context: &Context, hypervisor: &Hypervisor, host: &FleetHost
         }
     }
     for (uid, (namespace, name)) in &asked {
-        let found = whereabouts(context, &owners.here, *uid, namespace, name).await;
-        owners.machines.extend(found.map(|found| (*uid, found)));
+        match whereabouts(context, &owners.here, *uid, namespace, name).await {
+            Found::Itself(whereabouts) => drop(owners.machines.insert(*uid, whereabouts)),
+            Found::Another => drop(owners.replaced.insert(*uid)),
+            Found::Nothing => {}
+        }
     }
     let gone = asked.keys().filter(|uid| !owners.machines.contains_key(uid));
     let sightings = context.fleet.sightings();
@@ -48,6 +53,9 @@ pub async fn owners(context: &Context, hypervisor: &Hypervisor, host: &FleetHost
     let doubtful = copies(survey, &owners, tombstones).iter().any(|copy| copy.standing != Standing::AtHome);
     let was_deleted = |uid: &&Uuid| context.caches.machines.was_deleted(&uid.to_string());
     owners.deleted = asked.keys().filter(was_deleted).copied().collect();
+    let farms = if absent.is_empty() { Vec::new() } else { context.caches.farms.list() };
+    let network = |farm: &VirtualFarm| farm.status.as_ref()?.network.as_ref()?.parse().ok();
+    owners.networks = farms.iter().filter_map(|farm| Some((key(&**farm), network(farm)?))).collect();
     if doubtful || !tombstones.is_empty() || !absent.is_empty() {
         seen.survey = match host.survey().await {
             Ok(survey) => Observed::Present(Arc::new(survey)),
@@ -74,28 +82,45 @@ pub fn absent(context: &Context, hypervisor: &Hypervisor) -> Vec<MachineCopy> {
     listed.filter(|copy| !here.contains(copy.uid.as_str()) && !released(copy)).cloned().collect()
 }
 
+/// What has a machine's name.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    /// The machine, which says where it is.
+    Itself(Whereabouts),
+    /// Another machine.
+    Another,
+    /// Nothing; or the machine's object, which says that it holds nothing.
+    Nothing,
+}
+
 /// Where a machine's object says that it is, if there is one: from memory for one that is placed here.
-async fn whereabouts(context: &Context, here: &str, uid: Uuid, namespace: &str, name: &str) -> Option<Whereabouts> {
+async fn whereabouts(context: &Context, here: &str, uid: Uuid, namespace: &str, name: &str) -> Found {
     let is_it = |machine: &VirtualMachine| machine.metadata.uid.as_deref() == Some(uid.to_string().as_str());
-    let known = context.caches.machines.get(namespace, name).filter(|machine| is_it(machine));
+    let is_there = |machine: &VirtualMachine| is_it(machine) && !is_removed(machine);
+    let known = context.caches.machines.get(namespace, name).filter(|machine| is_there(machine));
     let known = known.as_deref().map(whereabouts_of).filter(|known| known.host.as_deref() == Some(here));
     // The names come from a host: they must not lead elsewhere in the API.
     let (Ok(namespace), Ok(name), None) = (namespace.parse::<ObjectName>(), name.parse::<ObjectName>(), &known) else {
-        return known;
+        return known.map_or(Found::Nothing, Found::Itself);
     };
     match context.api::<DeserializeGuard<VirtualMachine>>(namespace.as_str()).get_opt(name.as_str()).await {
         Ok(newest) => said_of(uid, newest, here),
         Err(error) => {
             warn!(host = here, machine = %uid, %error, "it can't be asked for");
-            Some(somewhere(here))
+            Found::Itself(somewhere(here))
         }
     }
 }
 
-/// Where an object says that this machine is.
-fn said_of(uid: Uuid, newest: Option<DeserializeGuard<VirtualMachine>>, here: &str) -> Option<Whereabouts> {
-    let newest = newest.filter(|newest| newest.uid() == Some(uid.to_string()))?;
-    Some(newest.0.as_ref().map_or_else(|_| somewhere(here), whereabouts_of))
+/// What an object says of this machine.
+fn said_of(uid: Uuid, newest: Option<DeserializeGuard<VirtualMachine>>, here: &str) -> Found {
+    match newest {
+        None => Found::Nothing,
+        Some(newest) if newest.uid() != Some(uid.to_string()) => Found::Another,
+        Some(DeserializeGuard(Ok(newest))) if is_removed(&newest) => Found::Nothing,
+        Some(DeserializeGuard(Ok(newest))) => Found::Itself(whereabouts_of(&newest)),
+        Some(DeserializeGuard(Err(_))) => Found::Itself(somewhere(here)),
+    }
 }
 
 /// Of a machine that can't be read nothing is removed from its host, as if it were at home there, and none of its placements is
@@ -130,9 +155,9 @@ mod tests {
             said_of(uid, Some(serde_json::from_value(machine).unwrap()), "worker-1")
         };
         let elsewhere = Whereabouts { host: Some("worker-2".into()), epoch: 3, deleted: false };
-        assert_eq!(said(uid, 3.into()), Some(elsewhere));
-        assert_eq!(said(uid, "three".into()), Some(somewhere("worker-1")));
-        assert_eq!(said(Uuid::from_u128(8), "three".into()), None, "another one has the name");
-        assert_eq!(said_of(uid, None, "worker-1"), None);
+        assert_eq!(said(uid, 3.into()), Found::Itself(elsewhere));
+        assert_eq!(said(uid, "three".into()), Found::Itself(somewhere("worker-1")));
+        assert_eq!(said(Uuid::from_u128(8), "three".into()), Found::Another);
+        assert_eq!(said_of(uid, None, "worker-1"), Found::Nothing);
     }
 }

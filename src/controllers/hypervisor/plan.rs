@@ -189,7 +189,7 @@ pub fn plan(hypervisor: &Hypervisor, seen: &View, patience: &Patience, now: Time
         plan.copies = copies(survey, &seen.owners, &plan.loss.tombstones);
         plan.removals = removals(survey, &plan.copies, &plan.loss.tombstones, &seen.owners);
         plan.renews_rules = renews_rules(seen, survey);
-        plan.cut_offs = cut_offs(&seen.placed, survey);
+        plan.cut_offs = cut_offs(seen, &plan.residents, survey);
     }
     if hypervisor.metadata.deletion_timestamp.is_some() {
         leave(&mut plan, hypervisor, seen, survey);
@@ -271,9 +271,10 @@ fn mark_pool(hypervisor: &Hypervisor, survey: &Survey) -> Option<Step> {
 
 /// Guests whose farm is gone and whose cables aren't pulled yet. That is done here and not by the machine's controller,
 /// which a tenant can pause. They run on: what is in them isn't lost, and nobody hears them.
-fn cut_offs(placed: &[Placed], survey: &Survey) -> Vec<Step> {
-    let farmless = placed.iter().filter(|placed| placed.farm_is_gone);
-    let uuids = farmless.filter_map(|placed| placed.copy.uid.parse().ok()).map(DomainUuid);
+fn cut_offs(seen: &View, residents: &[MachineCopy], survey: &Survey) -> Vec<Step> {
+    let of_objects = seen.placed.iter().filter(|placed| placed.farm_is_gone).map(|placed| &placed.copy);
+    let kept = residents.iter().filter(|copy| copy.kept && seen.owners.is_farmless(copy));
+    let uuids = of_objects.chain(kept).filter_map(|copy| copy.uid.parse().ok()).map(DomainUuid);
     let is_on_the_wire = |uuid: &DomainUuid| {
         let domain = survey.domains.get(uuid).filter(|domain| domain.tag.is_some());
         let running = domain.and_then(|domain| domain.forms.as_ref()?.running.as_ref());

@@ -471,6 +471,34 @@ fn what_it_never_knew_is_listed_and_stays() {
 }
 
 #[test]
+fn what_has_its_name_given_to_another_stays_and_is_cut_off_with_its_farm() {
+    let mut given = bereft(domain(1), Some(copy(1)));
+    given.1.owners.replaced.insert(UID.parse().unwrap());
+    let kept = MachineCopy { kept: true, ..copy(1) };
+    let plan = swept(&given);
+    assert!(plan.removals.is_empty() && plan.loss.tombstones.is_empty());
+    assert_eq!(plan.residents, std::slice::from_ref(&kept));
+    let plan = swept(&bereft(domain(1), Some(kept.clone())));
+    assert!(
+        plan.removals.is_empty() && plan.residents == std::slice::from_ref(&kept),
+        "also when the other one is gone"
+    );
+    assert_eq!(swept(&bereft(Survey::default(), Some(kept.clone()))).residents, [], "until nothing is left of it");
+    given.1.owners.deleted.insert(UID.parse().unwrap());
+    assert_eq!(swept(&given).removals, all_of_it(), "unless its deletion was seen");
+
+    let (uuid, on_the_wire) = crate::controllers::ledger::samples::domain(10, "us", &["172.16.1.2"]);
+    let survey = Survey { domains: [(uuid, on_the_wire)].into(), ..Survey::default() };
+    let mut given = bereft(survey, Some(MachineCopy { uid: uuid.to_string(), ..kept }));
+    assert_eq!(swept(&given).cut_offs, [Step::CutOff(uuid)]);
+    for (network, cut) in [("172.16.1.0/24", 0), ("172.16.2.0/24", 1)] {
+        let farm = ("farm-a".to_owned(), "farm-a".to_owned());
+        given.1.owners.networks = [(farm, network.parse().unwrap())].into();
+        assert_eq!(swept(&given).cut_offs.len(), cut, "{network}");
+    }
+}
+
+#[test]
 fn a_host_that_does_not_answer_keeps_what_its_status_lists() {
     let mut given = bereft(domain(1), Some(copy(1)));
     given.1.seen = Some(silent(Some(100)));
