@@ -52,7 +52,9 @@ pub fn kept(own: FarmNetwork, dns: &[Ipv4Addr], site: &Site) -> Vec<Kept> {
     let public =
         site.routers.public.as_ref().map(|public| one(public.network, "the site's public network, the way out"));
     let special = SPECIAL.iter().map(|(network, what)| one(*network, &format!("{what} addresses")));
-    let dns = dns.iter().map(|server| one(Ipv4Net::from(*server), "a DNS server that its router asks"));
+    // A server of the farm's own may well be behind a tunnel.
+    let dns = dns.iter().filter(|server| site.dns.contains(server));
+    let dns = dns.map(|server| one(Ipv4Net::from(*server), "a DNS server of the site's, which its router asks"));
     let admitted = site.routers.admitted_networks.iter().map(|network| one(*network, "to which the site admits farms"));
     std::iter::once(farm).chain(public).chain(special).chain(dns).chain(admitted).collect()
 }

@@ -519,7 +519,7 @@ fn no_tunnel_takes_a_way_that_the_farm_has_without_it() {
         ("198.51.100.0/24", "the site's public network"),
         ("198.51.0.0/16", "the site's public network"),
         ("198.51.100.1/32", "the site's public network"),
-        ("192.0.2.0/24", "a DNS server that its router asks"),
+        ("192.0.2.0/24", "a DNS server of the site's"),
         ("203.0.113.0/24", "where peer far is"),
         ("10.1.0.0/16", "to which the site admits farms"),
         ("127.0.0.0/8", "loopback addresses"),
@@ -548,6 +548,26 @@ fn no_tunnel_takes_a_way_that_the_farm_has_without_it() {
         assert!(message.contains(what) && message.contains("peer far: ") && message.contains(networks), "{message}");
         assert!(made.router.vpn.unwrap().peers.is_empty(), "{networks}");
     }
+}
+
+#[test]
+fn a_farms_own_dns_server_may_be_behind_its_tunnel() {
+    let mut farm = the_farm();
+    farm.spec.network = serde_json::from_value(json!({"dns": ["10.20.0.53"]})).unwrap();
+    let router = peers(json!([far("far", &["10.20.0.0/16"])]));
+    let from = Ingredients {
+        farm: &farm,
+        network: "172.16.1.0/24".parse().unwrap(),
+        router: &router,
+        machines: &members(),
+        addresses: &given("198.51.100.20"),
+        site: &site(),
+        key: Some(&OWN_KEY.parse().unwrap()),
+        neighbours: &BTreeMap::new(),
+    };
+    let made = desired(&from).unwrap();
+    assert_eq!(made.peer_waits, [], "it is reached by that tunnel");
+    assert!(made.router.dns.contains(&"10.20.0.53".parse().unwrap()));
 }
 
 #[test]
