@@ -161,8 +161,8 @@ pub struct FarmRef {
     /// Its name.
     #[schemars(length(min = 1, max = 63), regex(pattern = LABEL))]
     pub name: String,
-    /// Its `metadata.uid`: no other farm that has the name later is meant. Absent: the one that had it when both sides first named
-    /// each other.
+    /// Its `metadata.uid`: no other farm that has the name later is meant. Absent: the one that had it first while
+    /// it was named here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(regex(pattern = UID))]
     pub uid: Option<String>,
@@ -346,7 +346,7 @@ pub struct VRouterStatus {
     /// What others have to know to reach its farm by a tunnel, and what is known of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vpn: Option<VpnStatus>,
-    /// Which farms are meant by the names of its peers: one that has such a name later isn't joined.
+    /// Which farms are meant by the names of its peers, of those that ever named this one: whoever has such a name later isn't joined.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub consents: Vec<PeerConsent>,

@@ -89,10 +89,7 @@ fn why(site: &Datacentre, namespace: &str, router: &str) -> String {
 #[test]
 fn a_farm_that_has_the_name_of_one_that_was_trusted_inherits_no_tunnel() {
     let join = act(0, |live, _| {
-        live.api.with(|store, now| {
-            let namespace = json!({"metadata": {"name": "other"}});
-            store.create(&resource("", "namespaces"), "", namespace, "somebody", now).unwrap();
-        });
+        make_the_other_namespace(live);
         create_far_farm(live);
         name_the_far_farm(live, &Value::Null);
     });
@@ -118,4 +115,66 @@ fn a_farm_that_has_the_name_of_one_that_was_trusted_inherits_no_tunnel() {
         let reason = why(&consented, namespace, router);
         assert!(agreed.contains(&reason.as_str()), "{namespace}/{router}: {reason}");
     }
+}
+
+fn make_the_other_namespace(live: &Live) {
+    live.api.with(|store, now| {
+        let namespace = json!({"metadata": {"name": "other"}});
+        store.create(&resource("", "namespaces"), "", namespace, "somebody", now).unwrap();
+    });
+}
+
+/// A farm that names nobody, and whoever has its name later and names ours.
+#[test]
+fn who_has_the_name_of_a_farm_that_never_answered_is_not_joined() {
+    let acts = [
+        act(0, |live, _| {
+            make_the_other_namespace(live);
+            live.create("virtualfarms", "other", "far", json!({"router": {}}));
+            name_the_far_farm(live, &Value::Null);
+        }),
+        act(120, |live, _| live.delete("virtualfarms", "other", "far")),
+    ];
+    let silent = drive(with_router(), &acts[..1], None).site;
+    let router = silent.store.get(&ours("vrouters"), "tenant", "farm").unwrap();
+    assert_eq!(router["status"]["consents"], Value::Null, "nobody is told whether there is such a farm");
+    assert_eq!(why(&silent, "tenant", "farm"), "NoConsent");
+    let again = act(240, |live, _| create_far_farm(live));
+    let inherited = drive(with_router(), &[acts[0], acts[1], again], None).site;
+    assert_eq!(why(&inherited, "tenant", "farm"), "PeerChanged");
+    assert_eq!(why(&inherited, "other", "far"), "NoConsent");
+    let gone = [
+        act(0, |live, _| live.delete("virtualfarms", "tenant", "farm")),
+        act(0, |live, _| live.delete("virtualfarms", "other", "far")),
+    ];
+    let gone = drive(&inherited, &gone, None).site;
+    let secrets = gone.store.list(&resource("", "secrets"), "cascina-system");
+    assert!(secrets.iter().all(|secret| secret["type"] != "cascina.dev/wireguard"), "{secrets:?}");
+}
+
+/// What a farm means outlives its router, and the operator's memory.
+#[test]
+fn a_router_that_is_made_again_means_whom_the_farm_meant() {
+    let acts = [
+        act(0, |live, _| {
+            make_the_other_namespace(live);
+            create_far_farm(live);
+            name_the_far_farm(live, &Value::Null);
+        }),
+        act(120, |live, _| {
+            live.delete("virtualfarms", "other", "far");
+            live.patch_farm(&json!({"router": null}));
+        }),
+        act(120, |live, faults| {
+            create_far_farm(live);
+            faults.dead.cancel();
+        }),
+        act(120, |live, _| {
+            live.patch_farm(&json!({"router": {}}));
+            name_the_far_farm(live, &Value::Null);
+        }),
+    ];
+    let site = drive(with_router(), &acts, None).site;
+    assert_eq!(why(&site, "tenant", "farm"), "PeerChanged");
+    assert_eq!(why(&site, "other", "far"), "NoConsent");
 }

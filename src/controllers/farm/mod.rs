@@ -40,6 +40,7 @@ use super::error::Error;
 use super::news::{Attention, News, remind, tell as tell_news};
 use super::placement::observe::{World, key};
 use super::placement::plan::Wait;
+use super::router::pins;
 use super::runner;
 use super::ssh_keys::{self, INVALID_SSH_KEY};
 use super::writes::{add_finalizer, apply_status, remove_finalizer, tell_kept};
@@ -275,6 +276,7 @@ async fn tear_down(farm: &Arc<VirtualFarm>, context: &Arc<Context>, memory: &Mem
         view.router.as_ref().is_some_and(|router| router::is_router_of(router, farm) || router::is_left(router, farm));
     if present.is_empty() && !has_router {
         let api = context.api(&farm.namespace().unwrap_or_default());
+        pins::forget(context, farm).await?;
         remove_finalizer(context, &context.caches.farms, &api, farm).await?;
         memory.forget(&key(&**farm));
         return Ok(Action::await_change());

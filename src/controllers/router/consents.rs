@@ -36,8 +36,8 @@ pub fn is_meant(router: &VRouter, peer: &FarmPeer, named: &FarmRef, uid: &str) -
     }
 }
 
-/// The uid of the farm that a peer means: by its spec, or as it was when both first consented. In its own namespace a name is
-/// enough: the people are the same.
+/// The uid of the farm that a peer means: by its spec, or as it was when it was first seen. In its own namespace a name is enough:
+/// the people are the same.
 fn meant<'a>(router: &'a VRouter, peer: &'a FarmPeer, named: &'a FarmRef) -> Option<&'a str> {
     if named.uid.is_some() {
         return named.uid.as_deref();
@@ -52,8 +52,38 @@ fn pinned<'a>(router: &'a VRouter, peer: &FarmPeer, named: &FarmRef) -> Option<&
     router.status.as_ref()?.consents.iter().find(is_it)
 }
 
-/// The consents that a router's status keeps: of each farm in another namespace that its spec names, the one that it meant first,
-/// for as long as the spec names it. `found` gives the uids of farms that consent now.
+/// A router with all that its farm means by names: what its status tells, and what nobody may read.
+#[must_use]
+pub fn with_pins(router: &VRouter, pins: &[PeerConsent]) -> VRouter {
+    let mut status = router.status.clone().unwrap_or_default();
+    let of_status = std::mem::take(&mut status.consents);
+    let is_new = |consent: &PeerConsent| !pins.iter().any(|pin| is_same(pin, consent));
+    status.consents = pins.iter().cloned().chain(of_status.into_iter().filter(is_new)).collect();
+    VRouter { status: Some(status), ..router.clone() }
+}
+
+fn is_same(one: &PeerConsent, other: &PeerConsent) -> bool {
+    (&one.name, &one.namespace, &one.farm) == (&other.name, &other.namespace, &other.farm)
+}
+
+/// What of that a router's status tells. Whether there is a farm is nobody's business who isn't named by it: so only what was told
+/// before, what the spec itself says, and farms that name this one now.
+#[must_use]
+pub fn told(router: &VRouter, pins: &[PeerConsent], names_us: impl Fn(&Key) -> Option<String>) -> Vec<PeerConsent> {
+    let before = router.status.iter().flat_map(|status| &status.consents);
+    let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
+    let said: Vec<_> = peers.filter_map(|peer| Some((&peer.name, peer.peer_ref.as_ref()?.uid.as_ref()?))).collect();
+    let is_public = |pin: &&PeerConsent| {
+        before.clone().any(|known| is_same(known, pin))
+            || said.contains(&(&pin.name, &pin.uid))
+            || names_us(&(pin.namespace.clone(), pin.farm.clone())).as_ref() == Some(&pin.uid)
+    };
+    pins.iter().filter(is_public).cloned().collect()
+}
+
+/// What a farm means from now on: of each farm in another namespace that its router's spec names, the one that was there first, for
+/// as long as the spec names it. `found` gives the uids of farms that are there now, whether or not they consent: one that never
+/// answered isn't followed by whoever has its name later.
 #[must_use]
 pub fn kept(router: &VRouter, found: impl Fn(&Key) -> Option<String>) -> Vec<PeerConsent> {
     let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
@@ -115,6 +145,25 @@ mod tests {
         let stays = super::kept(&later, |_| Some("new".to_owned()));
         assert_eq!(stays[0].uid, "old", "a consent outlives the farm that it was given to");
         assert_eq!(super::kept(&later, |_| None)[0].uid, "old", "also while nobody has that name");
+    }
+
+    #[test]
+    fn who_never_answered_is_not_followed_by_whoever_has_the_name_later() {
+        let named = json!({"namespace": "other", "name": "farm-b"});
+        let first = router("mine", named.clone(), json!([]));
+        let pins = kept(&first, |_| Some("silent".to_owned()));
+        assert_eq!(told(&first, &pins, |_| None), [], "nobody is told that there is such a farm");
+        let later = with_pins(&first, &pins);
+        assert_eq!(verdict(&later, "eve"), Err("PeerChanged"));
+        assert!(!consents(&later, &theirs(), "eve") && consents(&later, &theirs(), "silent"));
+        assert_eq!(kept(&later, |_| Some("eve".to_owned())), pins);
+        assert_eq!(told(&first, &pins, |_| Some("eve".to_owned())), [], "nor that there was one");
+        assert_eq!(told(&first, &pins, |_| Some("silent".to_owned())), pins, "but when it answers");
+        assert_eq!(kept(&first, |_| None), [], "a farm that isn't there yet is awaited");
+        // What an earlier version wrote into the status counts until it is kept.
+        let old = router("mine", named, consented("old"));
+        assert_eq!(verdict(&with_pins(&old, &[]), "new"), Err("PeerChanged"));
+        assert_eq!(told(&old, &kept(&with_pins(&old, &[]), |_| None), |_| None)[0].uid, "old");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::talk::{Hashes, Heard};
-use crate::api::VirtualMachine;
+use crate::api::{PeerConsent, VirtualMachine};
 use crate::controllers::cache::Key;
 use crate::controllers::context::Context;
 use crate::network::router::{Documents, Hash, PrivateKey};
@@ -54,6 +54,8 @@ pub struct Memory {
     /// What the machine of each router was last heard to do, by its uid.
     machines: Mutex<HashMap<String, Acquaintance>>,
     keys: Mutex<Keys>,
+    /// Which farms a farm means by the names of its peers, by its uid.
+    pins: Mutex<HashMap<String, Vec<PeerConsent>>>,
 }
 
 /// What is remembered of a router's machine.
@@ -140,8 +142,28 @@ impl Memory {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
 
-    /// Forgets machines that are none any more.
+    /// Which farms the farm of this uid means, if that was read.
+    pub fn pins(&self, farm: &str) -> Option<Vec<PeerConsent>> {
+        self.all_pins().get(farm).cloned()
+    }
+
+    /// The farm of this uid means these.
+    pub fn remember_pins(&self, farm: &str, pins: Vec<PeerConsent>) {
+        self.all_pins().insert(farm.to_owned(), pins);
+    }
+
+    /// It has to be read anew what the farm of this uid means.
+    pub fn forget_pins(&self, farm: &str) {
+        self.all_pins().remove(farm);
+    }
+
+    fn all_pins(&self) -> MutexGuard<'_, HashMap<String, Vec<PeerConsent>>> {
+        self.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets machines and farms that are none any more.
     pub fn forget_the_gone(&self, context: &Context) {
+        self.all_pins().retain(|uid, _| context.caches.farms.has_uid(uid));
         self.machines().retain(|uid, _| context.caches.machines.has_uid(uid));
     }
 

@@ -17,6 +17,7 @@ mod observe;
 #[cfg(test)]
 mod pair_tests;
 mod peers;
+pub mod pins;
 mod plan;
 mod status;
 mod talk;

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use kube::ResourceExt;
 
 use super::addresses::{Addresses, Claim, Others, choose};
-use super::consents::{consents, kept};
+use super::consents::{consents, kept, told, with_pins};
 use super::desired::{Desired, Ingredients, desired};
 use super::keys;
 use super::memory::{Given, Memory, Replica};
 use super::peers::Neighbour;
+use super::pins;
 use super::plan::{is_its_machine, machine_name};
 use super::status::ADDRESS_SHARE;
 use crate::api::site::Site;
@@ -64,8 +65,12 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
     let names = RouterSeat::PAIR.map(|seat| machine_name(&name, seat));
     let named = names.iter().filter_map(|name| context.caches.machines.get(&namespace, name));
     let replicas = named.map(|machine| memory.replica(&machine)).collect();
-    let neighbours = neighbours(context, &router, farm.as_deref());
-    let consents = kept(&router, |farm| neighbours.get(farm).map(|neighbour| neighbour.farm_uid.clone()));
+    let pins = match farm.as_deref().filter(|_| vpn.is_some()) {
+        Some(farm) => pins(context, memory, &router, farm).await?,
+        None => Vec::new(),
+    };
+    let neighbours = neighbours(context, memory, &router, farm.as_deref()).await?;
+    let consents = told(&router, &pins, |farm| neighbours.get(farm).map(|neighbour| neighbour.farm_uid.clone()));
     let desired = match farm.as_deref().map(|farm| (farm, network_of(farm))) {
         None => {
             Err(Wait::new("FarmNotFound", format!("there is no VirtualFarm {} in this namespace", router.spec.farm)))
@@ -74,7 +79,7 @@ pub async fn observe(context: &Context, memory: &Memory, router: &Arc<VRouter>) 
         Some((farm, Some(network))) => desired(&Ingredients {
             farm,
             network,
-            router: &router,
+            router: &with_pins(&router, &pins),
             machines: &members(&machines, farm),
             addresses: &addresses,
             site: &site,
@@ -102,28 +107,58 @@ fn network_of(farm: &VirtualFarm) -> Option<FarmNetwork> {
     farm.status.as_ref()?.network.as_ref()?.parse().ok()
 }
 
+/// What the farm means by the names of its peers, kept before anything is done by it.
+async fn pins(
+    context: &Context,
+    memory: &Memory,
+    router: &VRouter,
+    farm: &VirtualFarm,
+) -> Result<Vec<PeerConsent>, Error> {
+    let known = pins::known(context, memory, &farm.uid().unwrap_or_default()).await?;
+    let is_there = |farm: &Key| {
+        let found = context.caches.farms.get(&farm.0, &farm.1)?;
+        found.uid().filter(|_| found.metadata.deletion_timestamp.is_none())
+    };
+    let kept = kept(&with_pins(router, &known), is_there);
+    // One that goes leaves nothing behind.
+    if farm.metadata.deletion_timestamp.is_none() {
+        pins::keep(context, memory, farm, &kept).await?;
+    }
+    Ok(kept)
+}
+
 /// The routers of this cloud that a router names, and that name its farm.
-fn neighbours(context: &Context, router: &VRouter, farm: Option<&VirtualFarm>) -> BTreeMap<Key, Neighbour> {
+async fn neighbours(
+    context: &Context,
+    memory: &Memory,
+    router: &VRouter,
+    farm: Option<&VirtualFarm>,
+) -> Result<BTreeMap<Key, Neighbour>, Error> {
     let own = key(router);
     let own_uid = farm.and_then(ResourceExt::uid).unwrap_or_default();
     let peers = router.spec.template.vpn.iter().flat_map(|vpn| &vpn.peers);
     let named = peers.filter_map(|peer| peer.peer_ref.as_ref());
-    let neighbour = |named: &FarmRef| {
-        let other = context.caches.routers.get(&named.namespace, &named.name)?;
-        let there =
+    let mut neighbours = BTreeMap::new();
+    for FarmRef { namespace, name, .. } in named {
+        let Some(other) = context.caches.routers.get(namespace, name) else { continue };
+        let Some(farm) = context.caches.farms.get(namespace, &other.spec.farm) else { continue };
+        let Some(farm_uid) = farm.uid() else { continue };
+        let names_us =
             other.metadata.deletion_timestamp.is_none() && key(&*other) != own && consents(&other, &own, &own_uid);
-        let farm = context.caches.farms.get(&named.namespace, &other.spec.farm).filter(|_| there)?;
-        let status = other.status.clone().unwrap_or_default();
-        let vpn = status.vpn.unwrap_or_default();
+        // Whom it means by our name it may have told nobody.
+        if !names_us || !consents(&with_pins(&other, &pins::known(context, memory, &farm_uid).await?), &own, &own_uid) {
+            continue;
+        }
+        let vpn = other.status.clone().unwrap_or_default().vpn.unwrap_or_default();
         let neighbour = Neighbour {
-            farm_uid: farm.uid()?,
+            farm_uid,
             network: network_of(&farm),
             key: vpn.public_key.and_then(|key| key.parse().ok()),
             endpoint: vpn.endpoint.and_then(|endpoint| endpoint.parse().ok()),
         };
-        Some(((named.namespace.clone(), named.name.clone()), neighbour))
-    };
-    named.filter_map(neighbour).collect()
+        neighbours.insert((namespace.clone(), name.clone()), neighbour);
+    }
+    Ok(neighbours)
 }
 
 /// The machines of a farm that aren't its router.
