@@ -246,6 +246,32 @@ async fn soak_a_namespace_goes_while_a_host_is_lost_and_what_it_left_goes_when_t
 
 #[tokio::test]
 #[ignore = "needs a box, and the time of make soak"]
+async fn soak_a_machine_that_is_deleted_while_its_host_is_away_keeps_its_address_and_its_quota() {
+    let the_box = the_box_alone().await;
+    label(&the_box);
+    let _patient = hasty_site(&the_box).await;
+    let tenant = the_box.tenant("behind").await;
+    tenant.given_farm("farm", json!({"quota": {"instances": 1}})).await;
+    let machine = tenant.given_machine("one", on("worker-1")).await;
+    let address = address_of(&machine);
+
+    let _started = Finally(|| drop(the_box.try_script("host", &["start", "worker-1"])));
+    the_box.script("host", &["stop", "worker-1"]);
+    the_box.cluster.must("kubectl", &["delete", "virtualmachine", "-n", &tenant.namespace, "one", "--wait=false"]);
+    the_box.until_gone(&tenant.machines(), "one", GIVEN_UP).await;
+    tenant.asks_for("next", on("worker-2")).await;
+    let waits = tenant
+        .until("next", "waits for quota", SOON, |machine| reason(machine, "Scheduled").0 == "QuotaExceeded")
+        .await;
+    assert_ne!(address_of(&waits), address, "somebody may still have it");
+
+    the_box.script("host", &["start", "worker-1"]);
+    tenant.until("next", "runs once nothing is left of the first", GIVEN_UP + BOOT, is_ready).await;
+    assert_eq!(the_box.left_of(&[machine.uid().unwrap()]), Vec::<String>::new());
+}
+
+#[tokio::test]
+#[ignore = "needs a box, and the time of make soak"]
 async fn soak_another_machine_under_the_address_of_a_host_is_not_touched() {
     let the_box = the_box_alone().await;
     label(&the_box);
