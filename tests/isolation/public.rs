@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cascina::network::MacAddress;
 use cascina::network::filters::{Hold, RuleSet};
@@ -23,6 +23,12 @@ const ADDRESSES: [&[[u8; 4]]; 3] = [&[[192, 0, 2, 1]], &[[192, 0, 2, 20], [192, 
 const GATEWAY: usize = 0;
 const ATTACKER: usize = 1;
 const NEIGHBOUR: usize = 2;
+
+/// Runs with this number more are of the frames that follow a trick.
+const LAST: u32 = 1_000;
+
+/// A frame that passes is there within this time, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A namespace at a port of the public bridge.
 struct End {
@@ -108,10 +114,19 @@ impl Public {
 
     /// Where a frame of the attacker was heard, and whether the bridge believes that somebody else is where it came from.
     fn heard(&self, frame: &[u8], run: u32) -> (usize, bool) {
+        let me = &self.ends[ATTACKER];
         let mark = Mark { sender: u16::try_from(ATTACKER).unwrap(), run };
-        self.ends[ATTACKER].ear.send(&frames::marked(frame, &mark.bytes()));
-        thread::sleep(Duration::from_millis(40));
+        me.ear.send(&frames::marked(frame, &mark.bytes()));
+        // Behind it goes a frame that everybody hears: who has heard that has heard all that was sent before.
+        let last = Mark { run: run + LAST, ..mark };
+        let own = frames::arp_answer(me.mac, BROADCAST, (me.mac, me.first()), (BROADCAST, me.first()));
+        me.ear.send(&frames::marked(&own, &last.bytes()));
         let ears = [&self.ends[GATEWAY].ear, &self.ends[NEIGHBOUR].ear, &self.bridge];
+        let end = Instant::now() + PATIENCE;
+        while ears.iter().any(|ear| ear.heard(Heard::Marked(last)) == 0) {
+            assert!(Instant::now() < end, "a router's own announcement isn't heard after trick {run}");
+            thread::sleep(Duration::from_millis(5));
+        }
         let table = ip(&format!("netns exec {} bridge fdb show br {BRIDGE}", self.site.namespace(HOST)));
         let port = &self.ends[ATTACKER].port;
         let others = [GATEWAY, NEIGHBOUR].map(|number| frames::text(self.ends[number].mac));
