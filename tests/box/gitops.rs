@@ -11,9 +11,7 @@ use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
 use crate::farms::{apply_examples, nodes};
-use crate::support::{BOOT, HOSTS, SMALL, SOON, TheBox, is_ready, reason, the_box, the_box_alone};
-
-const EXAMPLES: [&str; 2] = ["farm-a", "farm-b"];
+use crate::support::{BOOT, EXAMPLES, HOSTS, SMALL, SOON, TheBox, is_ready, reason, the_box, the_box_alone};
 
 fn farms(the_box: &TheBox, namespace: &str) -> Api<VirtualFarm> {
     Api::namespaced(the_box.cluster.client.clone(), namespace)

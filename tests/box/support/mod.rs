@@ -33,6 +33,9 @@ pub const HOSTS: [&str; 4] = ["worker-1", "worker-2", "service-1", "service-2"];
 /// A size that fits an appliance; the box has room for many.
 pub const SMALL: &str = "e2e-small";
 
+/// The namespaces of the first example.
+pub const EXAMPLES: [&str; 2] = ["farm-a", "farm-b"];
+
 /// The running box.
 pub struct TheBox {
     /// Its API server.
@@ -47,9 +50,13 @@ pub async fn the_box() -> TheBox {
     whole(Beside::Others).await
 }
 
-/// The running box, whole, and for this test alone.
+/// The running box, whole, and for this test alone: without the examples too, which others use and leave for those that
+/// come after them.
 pub async fn the_box_alone() -> TheBox {
-    whole(Beside::Nobody).await
+    let the_box = whole(Beside::Nobody).await;
+    let examples = [&["delete", "namespace", "--ignore-not-found", "--timeout=120s"], EXAMPLES.as_slice()].concat();
+    the_box.cluster.must("kubectl", &examples);
+    the_box
 }
 
 async fn whole(beside: Beside) -> TheBox {
