@@ -55,9 +55,12 @@ use crate::api::{VirtualMachine, VirtualMachineStatus};
 /// Changes that come together are looked at together.
 const DEBOUNCE: Duration = Duration::from_millis(20);
 
-/// A look is followed by a rest of so many times as long: at a large site, where something changes all the time, looking
-/// takes no more than a fifth of a core.
+/// A look is followed by a rest of so many times as long: at a site where something changes all the time, looking takes no more
+/// than a fifth of a core, as long as a look takes no more than 75 ms.
 const REST: u32 = 4;
+
+/// No rest is longer than this, however long the look took: who asks for a machine waits for the rest and the next look.
+const LONGEST_REST: Duration = Duration::from_millis(300);
 
 /// Everything is looked at this often even if nothing changes.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -95,7 +98,7 @@ async fn place_all(context: &Arc<Context>, telling: &Telling) {
         let pause = pass(context, &mut memory, telling).await;
         // The end of a pause and a change mean the same: look again.
         let _ = tokio::time::timeout(pause, wakes.next()).await;
-        tokio::time::sleep(DEBOUNCE.max(memory.looked * REST)).await;
+        tokio::time::sleep((memory.looked * REST).clamp(DEBOUNCE, LONGEST_REST)).await;
         while wakes.next().now_or_never().flatten().is_some() {}
     }
 }
