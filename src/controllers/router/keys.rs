@@ -1,18 +1,14 @@
 //! The private keys of routers: each in a Secret of the operator's namespace, where no tenant can read it.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
 use kube::{Api, ResourceExt};
 
 use super::memory::Memory;
-use super::status::MANAGER;
+use super::secrets;
 use crate::api::VRouter;
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
-use crate::controllers::placement::observe::key;
 use crate::network::router::PrivateKey;
 
 /// The key itself, as wg(8) writes it.
@@ -38,7 +34,7 @@ pub async fn ensure(
     if let Some(known) = memory.key(&uid, generation) {
         return Ok(Some(known));
     }
-    let secrets: Api<Secret> = context.api(&context.namespace);
+    let secrets = secrets::secrets(context);
     let found = secrets.get_opt(&name(&uid)).await?;
     let key = match found.as_ref().and_then(|secret| read(secret, generation)) {
         Some(key) => key,
@@ -63,24 +59,9 @@ async fn write(
 ) -> Result<PrivateKey, Error> {
     let new = PrivateKey::random();
     let data = [(KEY, new.reveal()), (GENERATION, generation.to_string())];
-    let (namespace, of) = key(router);
+    let data = data.map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes())));
     let uid = router.uid().unwrap_or_default();
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some(name(&uid)),
-            annotations: Some(BTreeMap::from([(ROUTER_ANNOTATION.to_owned(), format!("{namespace}/{of}"))])),
-            resource_version: found.as_ref().and_then(ResourceExt::resource_version),
-            ..ObjectMeta::default()
-        },
-        data: Some(data.map(|(name, value)| (name.to_owned(), ByteString(value.into_bytes()))).into()),
-        type_: Some("cascina.dev/wireguard".into()),
-        ..Secret::default()
-    };
-    let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-    match found {
-        Some(_) => secrets.replace(&name(&uid), &params, &secret).await?,
-        None => secrets.create(&params, &secret).await?,
-    };
+    secrets::write(secrets, name(&uid), (ROUTER_ANNOTATION, router), found, data.into()).await?;
     Ok(new)
 }
 
@@ -91,12 +72,7 @@ async fn write(
 pub async fn remove(context: &Context, memory: &Memory, router: &VRouter) -> Result<(), Error> {
     let Some(uid) = router.uid() else { return Ok(()) };
     memory.forget_key(&uid);
-    let secrets: Api<Secret> = context.api(&context.namespace);
-    match secrets.delete(&name(&uid), &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(()),
-    }
+    secrets::remove(context, &name(&uid)).await
 }
 
 fn name(uid: &str) -> String {

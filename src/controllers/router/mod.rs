@@ -19,6 +19,7 @@ mod pair_tests;
 mod peers;
 pub mod pins;
 mod plan;
+mod secrets;
 mod status;
 mod talk;
 #[cfg(test)]

@@ -6,15 +6,13 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, ObjectMeta, PostParams};
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 
 use super::memory::Memory;
-use super::status::MANAGER;
+use super::secrets::{remove, secrets, write};
 use crate::api::{PeerConsent, VirtualFarm};
 use crate::controllers::context::Context;
 use crate::controllers::error::Error;
-use crate::controllers::placement::observe::key;
 
 /// The list, as JSON.
 const PEERS: &str = "peers";
@@ -31,13 +29,15 @@ pub async fn known(context: &Context, memory: &Memory, farm: &str) -> Result<Vec
         return Ok(known);
     }
     let found = secrets(context).get_opt(&name(farm)).await?;
-    let pins = found.as_ref().and_then(read).unwrap_or_default();
+    let pins = found.as_ref().map(read).transpose()?.unwrap_or_default();
     memory.remember_pins(farm, pins.clone());
     Ok(pins)
 }
 
-fn read(secret: &Secret) -> Option<Vec<PeerConsent>> {
-    serde_json::from_slice(&secret.data.as_ref()?.get(PEERS)?.0).ok()
+/// A list that can't be read is an error, and no empty one: with that, whoever has a name now would be who was meant.
+fn read(secret: &Secret) -> Result<Vec<PeerConsent>, Error> {
+    let list = secret.data.as_ref().and_then(|data| data.get(PEERS));
+    Ok(list.map_or_else(|| Ok(Vec::new()), |list| serde_json::from_slice(&list.0))?)
 }
 
 /// From here on this is what a farm means.
@@ -53,23 +53,8 @@ pub async fn keep(context: &Context, memory: &Memory, farm: &VirtualFarm, pins: 
     memory.forget_pins(&uid);
     let secrets = secrets(context);
     let found = secrets.get_opt(&name(&uid)).await?;
-    let (namespace, of) = key(farm);
-    let secret = Secret {
-        metadata: ObjectMeta {
-            name: Some(name(&uid)),
-            annotations: Some(BTreeMap::from([(FARM_ANNOTATION.to_owned(), format!("{namespace}/{of}"))])),
-            resource_version: found.as_ref().and_then(ResourceExt::resource_version),
-            ..ObjectMeta::default()
-        },
-        data: Some(BTreeMap::from([(PEERS.to_owned(), ByteString(serde_json::to_vec(pins)?))])),
-        type_: Some("cascina.dev/wireguard".into()),
-        ..Secret::default()
-    };
-    let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-    match found {
-        Some(_) => secrets.replace(&name(&uid), &params, &secret).await?,
-        None => secrets.create(&params, &secret).await?,
-    };
+    let data = BTreeMap::from([(PEERS.to_owned(), ByteString(serde_json::to_vec(pins)?))]);
+    write(&secrets, name(&uid), (FARM_ANNOTATION, farm), found, data).await?;
     memory.remember_pins(&uid, pins.to_vec());
     Ok(())
 }
@@ -80,17 +65,25 @@ pub async fn keep(context: &Context, memory: &Memory, farm: &VirtualFarm, pins: 
 /// What the API server says.
 pub async fn forget(context: &Context, farm: &VirtualFarm) -> Result<(), Error> {
     let Some(uid) = farm.uid() else { return Ok(()) };
-    match secrets(context).delete(&name(&uid), &DeleteParams::default()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        Err(error) => Err(error.into()),
-        Ok(_) => Ok(()),
-    }
-}
-
-fn secrets(context: &Context) -> Api<Secret> {
-    context.api(&context.namespace)
+    remove(context, &name(&uid)).await
 }
 
 fn name(farm: &str) -> String {
     format!("vrouter-peers-{farm}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_can_not_be_read_is_no_empty_list() {
+        let secret = |list: &str| Secret {
+            data: Some(BTreeMap::from([(PEERS.to_owned(), ByteString(list.as_bytes().to_vec()))])),
+            ..Secret::default()
+        };
+        assert_eq!(read(&Secret::default()).unwrap(), []);
+        assert_eq!(read(&secret("[]")).unwrap(), []);
+        assert!(read(&secret("[{")).is_err());
+    }
 }
